@@ -1,0 +1,234 @@
+// Package fsx is what eddy needs from a Linux filesystem beyond package os:
+// atomic files, locks that die with the process, hard links, clones and sparse
+// copies, free space, mounts and the boot id.
+//
+// It is a leaf under every other package and holds no policy: whether a file may
+// be linked is decided by those who know the database that wrote it. Nothing in
+// here falls back from one method to another unless its name says so, because a
+// silent fall-back from a link to a copy is how a root disk fills up.
+package fsx
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteFileAtomic replaces path with data so that after a crash either the old
+// or the whole new content is there: temporary name in the same directory, fsync
+// of the file, rename, fsync of the directory.
+func WriteFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ignoreNotExist(os.Remove(f.Name())))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(perm)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return SyncDir(dir)
+}
+
+// SyncDir makes renames, creations and removals in dir durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	return nil
+}
+
+// SyncFS flushes the whole filesystem that holds path (syncfs(2)). It is what
+// makes a stage of many links durable with one call.
+func SyncFS(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("syncfs %s: %w", path, err)
+	}
+	return nil
+}
+
+// Clone makes dst share src's extents (FICLONE). It fails with an error for
+// which CannotClone is true where the filesystem has no reflinks or the two lie
+// on different ones. dst must not exist.
+func Clone(src, dst string, perm fs.FileMode) (err error) {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	err = unix.IoctlFileClone(int(out.Fd()), int(in.Fd()))
+	if cerr := out.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return errors.Join(&fs.PathError{Op: "clone", Path: src, Err: err}, ignoreNotExist(os.Remove(dst)))
+	}
+	return nil
+}
+
+// CannotClone tells a filesystem without reflinks from a failed clone.
+func CannotClone(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EXDEV) ||
+		errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.ENOSYS)
+}
+
+// Copy copies src to dst, which must not exist, keeping holes: only the ranges
+// that SEEK_DATA reports are read and written. It returns the number of bytes
+// that were read. Nothing is fsynced.
+func Copy(src, dst string, perm fs.FileMode) (n int64, err error) {
+	in, err := os.Open(src)
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	st, err := in.Stat()
+	if err != nil {
+		return 0, err
+	}
+	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return 0, err
+	}
+	n, err = copyRanges(out, in, st.Size())
+	if cerr := out.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return n, errors.Join(fmt.Errorf("copy %s: %w", src, err), ignoreNotExist(os.Remove(dst)))
+	}
+	return n, nil
+}
+
+func copyRanges(out, in *os.File, size int64) (n int64, err error) {
+	for off := int64(0); off < size; {
+		data, err := unix.Seek(int(in.Fd()), off, unix.SEEK_DATA)
+		switch {
+		case errors.Is(err, unix.ENXIO): // a hole to the end
+			return n, out.Truncate(size)
+		case errors.Is(err, unix.EINVAL): // no SEEK_DATA here: all of it is data
+			data = off
+		case err != nil:
+			return n, err
+		}
+		hole, err := unix.Seek(int(in.Fd()), data, unix.SEEK_HOLE)
+		if err != nil || hole > size {
+			hole = size
+		}
+		if _, err := in.Seek(data, io.SeekStart); err != nil {
+			return n, err
+		}
+		if _, err := out.Seek(data, io.SeekStart); err != nil {
+			return n, err
+		}
+		m, err := io.CopyN(out, in, hole-data)
+		n += m
+		if err != nil {
+			return n, err // io.EOF: the file shrank under us
+		}
+		off = hole
+	}
+	return n, out.Truncate(size)
+}
+
+// CloneOrCopy clones where the filesystem can and copies where it cannot; cloned
+// tells which it was, n the bytes read by a copy.
+func CloneOrCopy(src, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
+	err = Clone(src, dst, perm)
+	if err == nil {
+		return true, 0, nil
+	}
+	if !CannotClone(err) {
+		return false, 0, err
+	}
+	n, err = Copy(src, dst, perm)
+	return false, n, err
+}
+
+// FreeBytes returns what an unprivileged process may still write to the
+// filesystem of path, in bytes, and how many inodes are left. A filesystem
+// without an inode table (btrfs) reports 0 inodes in all: files is then -1.
+func FreeBytes(path string) (bytes, files int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	files = int64(st.Ffree)
+	if st.Files == 0 {
+		files = -1
+	}
+	return int64(st.Bavail) * st.Bsize, files, nil
+}
+
+// MountID returns the id of the mount on which path lies (statx). Two paths on
+// one filesystem but different mounts (a bind mount) have different ids, and
+// link(2) between them fails with EXDEV: the device number does not tell.
+func MountID(path string) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, &fs.PathError{Op: "statx", Path: path, Err: err}
+	}
+	if st.Mask&unix.STATX_MNT_ID == 0 {
+		return uint64(st.Dev_major)<<32 | uint64(st.Dev_minor), nil // before Linux 5.8
+	}
+	return st.Mnt_id, nil
+}
+
+// BootID identifies this boot of the machine. EDDY_BOOT_ID overrides it, for
+// tests that play a reboot.
+func BootID() (string, error) {
+	if id := os.Getenv("EDDY_BOOT_ID"); id != "" {
+		return id, nil
+	}
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

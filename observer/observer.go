@@ -1,0 +1,97 @@
+package observer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/eddy-backup/eddy/snapshot"
+)
+
+// ErrNotFit is in the chain of every error that means: this replica must not, or
+// cannot, be backed up now. The live node was not touched.
+var ErrNotFit = errors.New("the replica is not fit for a backup")
+
+// Position is a point of a replicated history.
+type Position struct {
+	Kind        string        `json:"kind"`        // "cometbft", ...
+	Incarnation string        `json:"incarnation"` // of the history: hex, see the kind's package
+	Epoch       uint64        `json:"epoch,omitempty"`
+	Index       uint64        `json:"index"` // cometbft: block height
+	Hash        []byte        `json:"hash,omitempty"`
+	HashKind    string        `json:"hash_kind,omitempty"` // "app_hash", ...
+	Time        time.Time     `json:"time"`                // of the block or entry at Index
+	Consistency string        `json:"consistency"`         // "stopped": read from the dump of a stopped node; "live": asked before
+	Lag         time.Duration `json:"lag_ns,omitempty"`    // behind the cluster when it was captured
+}
+
+// String is the position as an operator would say it.
+func (p Position) String() string {
+	switch p.Kind {
+	case "cometbft":
+		return fmt.Sprintf("height %d", p.Index)
+	default:
+		return fmt.Sprintf("index %d", p.Index)
+	}
+}
+
+// Node identifies the node that is backed up.
+type Node struct {
+	ID   string `json:"id"`             // cometbft: node id, 40 hex digits
+	Name string `json:"name,omitempty"` // moniker
+	Host string `json:"host,omitempty"`
+	Role string `json:"role,omitempty"` // "observer", "validator", ...
+}
+
+// State is what a live replica says of itself.
+type State struct {
+	Cluster  string    `json:"cluster"` // cometbft: chain id
+	Node     Node      `json:"node"`
+	System   string    `json:"system"`  // "cometbft"
+	Version  string    `json:"version"` // of the system
+	App      string    `json:"app,omitempty"`
+	Position Position  `json:"position"`
+	CatchUp  bool      `json:"catching_up"`
+	Voting   int64     `json:"voting_power"` // > 0: it takes part in consensus
+	Peers    int       `json:"peers"`
+	Leader   *Position `json:"leader,omitempty"` // the furthest position that a witness reports
+	Witness  []Witness `json:"witnesses,omitempty"`
+	Taken    time.Time `json:"taken"`
+}
+
+// Witness is what another member of the cluster said.
+type Witness struct {
+	URL      string   `json:"url"` // without credentials
+	Position Position `json:"position"`
+	Error    string   `json:"error,omitempty"`
+}
+
+// Replica is what every kind of system must do.
+type Replica interface {
+	// Describe asks the live replica and its witnesses. Read-only.
+	Describe(ctx context.Context) (State, error)
+	// Roots says where the replica's files are. Read-only, needs no live replica.
+	Roots(ctx context.Context) ([]snapshot.Root, error)
+	// Capture fills the stage: between Hold and release where the kind has a
+	// Holder. It never fsyncs.
+	Capture(ctx context.Context, st *snapshot.Stage) error
+	// Locate reads the position of a sealed stage from the dump itself, without
+	// changing the stage.
+	Locate(ctx context.Context, st *snapshot.Stage) (Position, error)
+}
+
+// Holder is a replica that must stand still to be captured.
+type Holder interface {
+	// Gate returns nil when it is safe to stop the replica right now, an error
+	// with ErrNotFit otherwise. It is asked again just before the stop.
+	Gate(ctx context.Context, s State) error
+	// Prepare links what is immutable while the replica still runs.
+	Prepare(ctx context.Context, st *snapshot.Stage) error
+	// Hold stops the replica and proves that it is down. release starts it again;
+	// it may be called more than once, is not stopped by a cancelled context, and
+	// must be called on every path.
+	Hold(ctx context.Context, st *snapshot.Stage) (release func(context.Context) error, err error)
+	// Rejoined waits until the replica has caught up beyond before and counts again.
+	Rejoined(ctx context.Context, before State) error
+}

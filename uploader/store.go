@@ -1,0 +1,110 @@
+package uploader
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"iter"
+	"time"
+)
+
+// The errors of a store. Every error that a Store returns has at most one of
+// them in its chain; hint.Of has the advice for the operator.
+var (
+	// ErrNotFound: no object at that key.
+	ErrNotFound = errors.New("no such object")
+	// ErrPrecondition: a conditional write lost (412, 409).
+	ErrPrecondition = errors.New("somebody else wrote it first")
+	// ErrRefused: the store answered no: credentials, rights, no such bucket.
+	ErrRefused = errors.New("the store refuses")
+	// ErrUnreachable: no answer, after all retries.
+	ErrUnreachable = errors.New("the store is unreachable")
+	// ErrDamaged: what the store has is not what was sent or recorded.
+	ErrDamaged = errors.New("stored bytes differ")
+)
+
+// Object is what the store says of a stored object.
+type Object struct {
+	Key       string
+	Size      int64  // bytes
+	ETag      string // as the store gives it, without quotes
+	CRC64NVME string // base64 of the big-endian value; "" where the store keeps none
+	Modified  time.Time
+	// Checked is the strongest means by which the stored bytes were compared with
+	// what was sent: "checksum" (the store's own full-object checksum equals ours),
+	// "sample" (size, tail and ranges read back), "read-back" (every byte).
+	Checked string
+}
+
+// Range names bytes of an object that is already in the bucket.
+type Range struct {
+	Key, ETag string
+	Off, Len  int64
+}
+
+// Piece is a run of bytes of an object to be put.
+type Piece struct {
+	// ID names the content for ever: equal ids decode to equal bytes.
+	ID string
+	// Bytes returns the stored bytes. It may be called again, later and from
+	// another goroutine; the first call inside the sequence is free, later ones
+	// encode again. The slice is valid until the sequence advances.
+	Bytes func(ctx context.Context) ([]byte, error)
+	// Reuse, where set, names the same bytes in the bucket.
+	Reuse *Range
+	// Record is what the producer needs to go on behind this piece after a crash;
+	// it is journalled with the part in which the piece ends.
+	Record json.RawMessage
+}
+
+// PutRequest describes one large object.
+type PutRequest struct {
+	Key string
+	// Upper is an upper bound of the object's size in bytes; the part size is
+	// made from it and fixed for the upload.
+	Upper int64
+	// Pieces yields the object's bytes in order. It is consumed once.
+	Pieces iter.Seq2[Piece, error]
+	// Journal is the path of the append-only upload journal; its directory exists.
+	Journal string
+	// Identity says what is being sent (plan digest, chain, eddy and encoder
+	// version, ...). A journal with another identity is never continued.
+	Identity map[string]string
+	// Progress, where set, is called with the bytes stored so far, from any goroutine.
+	Progress func(stored int64)
+}
+
+// Condition restricts a small write. The zero value writes unconditionally.
+type Condition struct {
+	IfAbsent bool   // only where the key does not exist
+	IfMatch  string // only where the object has this ETag
+}
+
+// Store is an object store. All methods may be called from many goroutines.
+type Store interface {
+	// Put stores one large object, part by part, and returns when its stored
+	// bytes are checked. On an error the upload stays for a resume, the journal
+	// beside it; Abandon removes both.
+	Put(ctx context.Context, r PutRequest) (Object, error)
+	// Abandon aborts the upload that the journal describes and removes the
+	// journal. A journal or upload that is gone already is no error.
+	Abandon(ctx context.Context, journal string) error
+	// PutSmall stores a small object whole.
+	PutSmall(ctx context.Context, key string, body []byte, contentType string, c Condition) (Object, error)
+	// GetSmall reads an object of at most limit bytes; a larger one is an error.
+	GetSmall(ctx context.Context, key string, limit int64) ([]byte, Object, error)
+	// Stat asks for one object.
+	Stat(ctx context.Context, key string) (Object, error)
+	// Open reads n bytes at off (n < 0: to the end). The reader retries from
+	// where it broke off, pins the ETag of the first answer (or etag, where
+	// given), and returns io.ErrUnexpectedEOF rather than a short success.
+	Open(ctx context.Context, key, etag string, off, n int64) (io.ReadCloser, error)
+	// List yields objects below prefix in key order. With a delimiter the
+	// common prefixes come as objects whose Key ends in it.
+	List(ctx context.Context, prefix, delimiter string) iter.Seq2[Object, error]
+	// Delete removes objects; keys that do not exist are no error.
+	Delete(ctx context.Context, keys ...string) error
+	// URL names the store for messages, without credentials.
+	URL() string
+}
