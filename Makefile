@@ -1,0 +1,96 @@
+# What a developer does with eddy. `make help` lists it. Nothing here needs more
+# than Go, git, make and apt; `make deps` fetches the few tools of tests and demo.
+
+GO      ?= go
+GOTEST  ?= $(GO) test
+FUZZTIME ?= 10s
+TAGS    := pebbledb
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION)
+
+# Real servers are built once for each state of lab/go.mod, outside the tree.
+LABKEY  := $(shell cat lab/go.mod lab/go.sum | sha256sum | cut -c1-16)
+LABBIN  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/eddy-lab/$(LABKEY)
+LAB     := bin/lab s3 --
+export EDDY_LAB_BIN := $(LABBIN)
+
+# Static by default; the race detector needs cgo and says so itself.
+export CGO_ENABLED := 0
+
+# Packages whose tests have a part that runs against the real S3 server.
+LABPKGS := ./uploader/... ./cmd/...
+
+.DEFAULT_GOAL := build
+.PHONY: help deps build lab test race lint fuzz e2e bench demo dist clean FORCE
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install with apt what tests, demo and bench need and this machine lacks
+	scripts/deps.sh
+
+build: bin/eddy ## build bin/eddy, static
+
+bin/eddy: FORCE
+	$(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $@ ./cmd/eddy
+
+lab: bin/lab ## build the real S3 server (cached) and the lab tools
+
+bin/lab: FORCE $(LABBIN)/versitygw
+	cd lab && $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -o ../bin/ ./cmd/...
+
+# Built beside and renamed: two checkouts may share the cache.
+$(LABBIN)/versitygw:
+	mkdir -p $(LABBIN)
+	cd lab && $(GO) build -trimpath -buildvcs=false -o $@.$$$$ github.com/versity/versitygw/cmd/versitygw && mv $@.$$$$ $@
+
+test: bin/lab ## all tests, those against the real S3 server included
+	$(GOTEST) -tags $(TAGS) ./...
+	$(LAB) $(GOTEST) -tags '$(TAGS) lab' $(LABPKGS)
+	cd lab && $(GOTEST) -tags '$(TAGS) lab' ./...
+
+race: ## all tests that need no server, with the race detector (needs gcc)
+	CGO_ENABLED=1 $(GOTEST) -race -tags $(TAGS) ./...
+	cd lab && CGO_ENABLED=1 $(GOTEST) -race -tags $(TAGS) ./...
+
+lint: ## gofumpt, vet, staticcheck, shellcheck, go.mod
+	@out=$$($(GO) tool gofumpt -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
+	$(GO) vet -tags $(TAGS) ./...
+	$(GO) vet -tags '$(TAGS) lab' ./...
+	$(GO) tool staticcheck -tags $(TAGS) ./...
+	$(GO) tool staticcheck -tags '$(TAGS) lab' ./...
+	cd lab && $(GO) vet -tags '$(TAGS) lab' ./...
+	staticcheck=$$($(GO) tool -n staticcheck) && cd lab && $$staticcheck -tags '$(TAGS) lab' ./...
+	shellcheck .ci/run .ci/gotest scripts/*.sh
+	$(GO) mod verify
+	$(GO) mod tidy -diff
+	cd lab && $(GO) mod verify && $(GO) mod tidy -diff
+
+fuzz: ## every fuzz function for FUZZTIME (10s)
+	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+		dir=$$(dirname $$file); \
+		for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$file); do \
+			echo "$$dir $$f"; \
+			(cd $$dir && $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) .); \
+		done; \
+	done
+
+e2e: bin/eddy bin/lab ## the slow tests: real processes, kill -9, a real S3 server
+	EDDY_BIN=$(CURDIR)/bin/eddy $(LAB) $(GOTEST) -tags '$(TAGS) lab e2e' -run '^TestE2E' ./...
+
+bench: bin/eddy bin/lab ## the measured promises; BENCH='--size 500MB' for a short one
+	bin/bench --eddy bin/eddy $(BENCH)
+
+demo: bin/eddy bin/lab ## chain, backup, disaster, restore, proof, on a real S3 server
+	$(LAB) bin/eddy demo --store s3://{bucket}/demo --endpoint {endpoint}
+
+dist: ## release binaries for linux/amd64 and arm64 with their checksums
+	rm -rf dist && mkdir dist
+	for arch in amd64 arm64; do \
+		GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -tags $(TAGS) \
+			-ldflags '-s -w -buildid= $(LDFLAGS)' -o dist/eddy-$(VERSION)-linux-$$arch ./cmd/eddy || exit 1; \
+	done
+	cd dist && sha256sum eddy-* > SHA256SUMS
+
+clean: ## remove what was built in the tree
+	rm -rf bin dist

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs, on Debian and its kin, the tools that eddy's tests, demo and bench
+# call and that this machine lacks. Does nothing where all are there.
+set -euo pipefail
+
+missing=()
+need() { # need PROGRAM PACKAGE
+  command -v "$1" >/dev/null || missing+=("$2")
+}
+need zstd zstd
+need curl curl
+need shellcheck shellcheck
+need gcc gcc
+need git git
+need tar tar
+need sha256sum coreutils
+# The bench measures Debian's own awscli and reads GNU time, so it is these
+# files that must be there, not something of the same name in PATH.
+need /usr/bin/aws awscli
+need /usr/bin/time time
+[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+
+if [ ${#missing[@]} -eq 0 ]; then
+  echo "deps: nothing is missing"
+  exit 0
+fi
+echo "deps: installing ${missing[*]}"
+if ! command -v apt-get >/dev/null; then
+  echo "deps: no apt-get here; install by hand: ${missing[*]}" >&2
+  exit 1
+fi
+root=()
+if [ "$(id -u)" -ne 0 ]; then
+  root=(sudo)
+fi
+export DEBIAN_FRONTEND=noninteractive
+"${root[@]}" apt-get update
+"${root[@]}" apt-get install --yes --no-install-recommends "${missing[@]}"
