@@ -3,7 +3,11 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
 )
 
 // ErrStopped is returned by Hold when the node was not running before: somebody
@@ -13,6 +17,31 @@ var ErrStopped = errors.New("the node is already stopped")
 // ErrKilled is returned by Hold when the stop ended in a SIGKILL or a crash:
 // what lies on the disk is tainted and must not become a backup.
 var ErrKilled = errors.New("the node did not stop by itself")
+
+// ErrHeld is returned where somebody else holds the node, or a guard still
+// watches over an earlier hold.
+var ErrHeld = fmt.Errorf("the node is held already: %w", fsx.ErrLocked)
+
+// ErrStopTimeout is returned by Hold when the node did not stop in time. It is
+// never killed; if it ends later after all it is started again.
+var ErrStopTimeout = errors.New("the node did not stop in time")
+
+// ErrNotDown is in the chain of what NoOpenFiles, PortRefuses and AllDown return
+// when something shows that the node still lives, or that this cannot be told.
+var ErrNotDown = errors.New("the node is not proven to be down")
+
+// ErrRestoring says that a restore holds the node: only it may start it.
+var ErrRestoring = errors.New("a restore is under way")
+
+// purposeBackup is the only purpose for which this package holds a node: such a
+// hold ends with the node started, whatever happens.
+const purposeBackup = "backup"
+
+// What a Request means where it says nothing.
+const (
+	DefaultTimeout  = 120 * time.Second // cf. mezod's report on stops that were cut short
+	DefaultDeadline = 10 * time.Minute
+)
 
 // Status is what the node's manager says of it.
 type Status struct {
@@ -24,13 +53,36 @@ type Status struct {
 
 // Request says what a hold is for.
 type Request struct {
-	Purpose  string        // "backup"
-	Timeout  time.Duration // how long the node may take to stop
-	Deadline time.Duration // how long the hold may last in all; after it the guard acts
+	Purpose  string        // "backup", which is also what "" means
+	Timeout  time.Duration // how long the node may take to stop; 0: DefaultTimeout
+	Deadline time.Duration // how long the hold may last in all, the stop included; after it the guard acts; 0: DefaultDeadline
 	Stage    string        // id of the stage, for the journal
 	// Down proves, beyond the manager's word, that the node is down. It is asked
 	// until it returns nil or Timeout is over.
 	Down func(ctx context.Context) error
+}
+
+// withDefaults checks r and fills in what it leaves open.
+func (r Request) withDefaults() (Request, error) {
+	if r.Purpose == "" {
+		r.Purpose = purposeBackup
+	}
+	if r.Timeout == 0 {
+		r.Timeout = DefaultTimeout
+	}
+	if r.Deadline == 0 {
+		r.Deadline = DefaultDeadline
+	}
+	switch {
+	case r.Purpose != purposeBackup:
+		return r, fmt.Errorf("hold: purpose %q is not one that a node is held for here", r.Purpose)
+	case r.Timeout < 0 || r.Deadline < 0:
+		return r, errors.New("hold: time-out and deadline must not be negative")
+	case r.Timeout >= r.Deadline:
+		return r, hint.Add(fmt.Errorf("hold: the node may take %s to stop, but the whole hold only %s", r.Timeout, r.Deadline),
+			"give the hold a deadline that is longer than the stop time-out")
+	}
+	return r, nil
 }
 
 // Hold is a node standing still.

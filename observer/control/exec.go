@@ -1,0 +1,428 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
+)
+
+// ExecConfig says how a node is stopped and started by commands. They run
+// without a shell, each as a session of its own, without eddy's AWS_* and EDDY_*
+// variables.
+type ExecConfig struct {
+	// Stop asks the node to stop. It may return before the node has stopped, must
+	// never kill it, and fails where the stop was no clean one.
+	Stop []string
+	// Start starts the node and returns. It may leave a daemon behind; its output
+	// goes to /dev/null, as the daemon would inherit it. Descriptor 3 is a lock
+	// that it need not care for.
+	Start []string
+	// Status exits with 0 when the node runs, 3 when it is stopped, 1 or 2 when it
+	// is dead but left its pid or lock file (LSB). Anything else is an error. The
+	// first line of its output may name this very run of the node.
+	Status []string
+
+	Dir      string // workdir, for the journal; must exist
+	SwapFile string // see SuperviseOptions; "": none
+
+	StartTimeout  time.Duration // from the start command to a status that says running; 0: 120 s
+	StatusTimeout time.Duration // 0: 10 s
+	// Linger is how long the guard watches over a node that did not stop in time,
+	// to start it in case it ends after all. Until then nobody else can hold the
+	// node. 0: 15 minutes.
+	Linger time.Duration
+}
+
+// NewExec controls a node by commands. The guard is this very executable, run as
+// "eddy guard": the program must call RunGuard for that verb.
+func NewExec(c ExecConfig) (Control, error) {
+	if c.StartTimeout == 0 {
+		c.StartTimeout = 120 * time.Second
+	}
+	if c.StatusTimeout == 0 {
+		c.StatusTimeout = 10 * time.Second
+	}
+	if c.Linger == 0 {
+		c.Linger = 15 * time.Minute
+	}
+	for name, argv := range map[string][]string{"stop": c.Stop, "start": c.Start, "status": c.Status} {
+		if err := checkArgv(argv); err != nil {
+			return nil, hint.Add(fmt.Errorf("control.exec.%s: %w", name, err), "give stop, start and status, each as a list of words")
+		}
+	}
+	if c.Dir == "" {
+		return nil, errors.New("control.exec: no workdir for the hold journal")
+	}
+	if c.StartTimeout < 0 || c.StatusTimeout < 0 || c.Linger < 0 {
+		return nil, errors.New("control.exec: a time-out must not be negative")
+	}
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("control.exec: %w", err)
+	}
+	return &execControl{linger: c.Linger, node: &node{
+		Argv: Argv{Stop: c.Stop, Start: c.Start, Status: c.Status}, Dir: dir, SwapFile: c.SwapFile,
+		StartTimeout: c.StartTimeout, StatusTimeout: c.StatusTimeout,
+	}}, nil
+}
+
+type execControl struct {
+	node   *node
+	linger time.Duration
+
+	mu     sync.Mutex
+	guards []*guard // left behind to watch on; reaped once they are gone
+}
+
+var _ Control = (*execControl)(nil)
+
+func (e *execControl) String() string { return "exec " + e.node.Argv.Start[0] }
+
+func (e *execControl) Status(ctx context.Context) (Status, error) {
+	st, since, err := e.node.status(ctx)
+	if err != nil {
+		return Status{}, fmt.Errorf("%s: %w", e, err)
+	}
+	rec, err := ReadHold(e.node.Dir)
+	if err != nil && !errors.Is(err, ErrTorn) {
+		return Status{}, fmt.Errorf("%s: %w", e, err)
+	}
+	return Status{Running: st == running, Held: rec != nil, Since: since}, nil
+}
+
+// lock takes the hold lock.
+func (e *execControl) lock() (*fsx.Lock, error) {
+	l, err := fsx.TryLock(filepath.Join(e.node.Dir, lockFile))
+	if errors.Is(err, fsx.ErrLocked) {
+		err = ErrHeld
+		if rec, rerr := ReadHold(e.node.Dir); rec != nil && rerr == nil {
+			err = fmt.Errorf("%w: %s", err, rec)
+		}
+		return nil, hint.Add(err, "another eddy is at work, or the guard of an earlier one still watches: wait, or read guard.log in "+e.node.Dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take the hold lock: %w", err)
+	}
+	e.reap()
+	return l, nil
+}
+
+// reap collects the guards that were left behind and are gone.
+func (e *execControl) reap() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	keep := e.guards[:0]
+	for _, g := range e.guards {
+		if !g.reap(0) {
+			keep = append(keep, g)
+		}
+	}
+	e.guards = keep
+}
+
+func (e *execControl) leave(g *guard) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.guards = append(e.guards, g)
+}
+
+func (e *execControl) Hold(ctx context.Context, r Request) (Hold, error) {
+	h, err := e.hold(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("%s: hold: %w", e, err)
+	}
+	return h, nil
+}
+
+func (e *execControl) hold(ctx context.Context, r Request) (*execHold, error) {
+	r, err := r.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	lock, err := e.lock()
+	if err != nil {
+		return nil, err
+	}
+	rec, err := e.mayHold(ctx, r)
+	if err == nil {
+		err = rec.write(e.node.Dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Unlock())
+	}
+	began := time.Now()
+	watching, cancel := context.WithCancel(context.Background())
+	h := &execHold{e: e, lock: lock, lost: make(chan struct{}), release: cancel}
+	h.guard, err = startGuard(ctx, lock, guardMsg{
+		Op: gArm, Node: e.node, DeadlineMS: r.Deadline.Milliseconds(), WatchMS: (r.Timeout + e.linger).Milliseconds(),
+	}, e.node.Dir)
+	if err != nil { // nothing was stopped yet
+		cancel()
+		return nil, errors.Join(err, removeRecord(e.node.Dir), lock.Unlock())
+	}
+	h.wg.Go(func() { h.watch(watching, began.Add(r.Deadline)) })
+	if err := h.stop(ctx, r, began); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// mayHold makes the record of a hold, where one may begin now.
+func (e *execControl) mayHold(ctx context.Context, r Request) (rec Record, err error) {
+	if old, err := ReadHold(e.node.Dir); old != nil || err != nil {
+		return rec, hint.Add(errors.Join(errors.New("an earlier hold is still open"), err), "the next eddy backup closes it first")
+	}
+	if err := swapping(e.node.SwapFile); err != nil {
+		return rec, err
+	}
+	st, since, err := e.node.status(ctx)
+	if err != nil {
+		return rec, err
+	}
+	if st != running {
+		return rec, hint.Add(ErrStopped, "somebody stopped it: start it, then run eddy backup again")
+	}
+	boot, err := fsx.BootID()
+	if err != nil {
+		return rec, fmt.Errorf("read the boot id: %w", err)
+	}
+	now := time.Now().UTC().Round(0)
+	return Record{
+		Format: recordFormat, MinReader: recordFormat, Kind: kindHold, Control: controlExec, Argv: e.node.Argv,
+		BootID: boot, Started: now, Deadline: now.Add(r.Deadline), StopMS: r.Timeout.Milliseconds(),
+		Purpose: r.Purpose, Stage: printable(r.Stage, maxWord), Identity: since, PID: pidOfThis(),
+	}, nil
+}
+
+// guardFirst is how long after the deadline a guard that seems alive is taken
+// for frozen.
+const guardFirst = time.Second
+
+// execHold is a node that commands stopped.
+type execHold struct {
+	e     *execControl
+	lock  *fsx.Lock
+	guard *guard
+	wg    sync.WaitGroup
+
+	lost    chan struct{} // closed by watch
+	release func()        // ends watch: from here on nothing can be lost
+
+	mu   sync.Mutex // of Release
+	over bool       // journal, lock and guard are given up
+	ends error      // what Release had to say
+}
+
+func (h *execHold) Lost() <-chan struct{} { return h.lost }
+
+// stop stops the node and proves it. On an error the node runs, or h's guard
+// watches over it, and h is over.
+func (h *execHold) stop(ctx context.Context, r Request, began time.Time) error {
+	n := h.e.node
+	n.blind.Store(false)
+	if err := h.guard.send(guardMsg{Op: gStopping}); err != nil {
+		return errors.Join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
+	}
+	// Once asked for, a stop goes on whatever becomes of ctx: it is seen through.
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Timeout-time.Since(began))
+	defer cancel()
+	failed, err := h.askToStop(within)
+	if err != nil {
+		return errors.Join(err, h.Release(ctx))
+	}
+	var st runState
+	last := unknown
+	for {
+		var serr error
+		if st, _, serr = n.status(within); st != unknown {
+			last = st
+		}
+		if st == stopped || st == dead || failed != nil {
+			break
+		}
+		if sleep(within, pollEvery) != nil {
+			return errors.Join(hint.Add(fmt.Errorf("%w: %s after %s", ErrStopTimeout, state(last), r.Timeout),
+				"it was not killed, and is started again if it ends; raise control.timeout if it only needs longer"), serr, h.abandon(h.e.linger))
+		}
+	}
+	switch {
+	case st != stopped && st != dead:
+		// It may have been asked all the same, so it is watched for a while.
+		return errors.Join(hint.Add(fmt.Errorf("stop: %w", failed), "run the stop command by hand and read what it says"), h.abandon(r.Timeout))
+	case failed != nil:
+		return errors.Join(fmt.Errorf("%w: stop: %w", ErrKilled, failed), h.Release(ctx))
+	case st == dead:
+		return errors.Join(fmt.Errorf("%w: its status says that it is dead, not stopped", ErrKilled), h.Release(ctx))
+	}
+	if err := h.guard.send(guardMsg{Op: gHeld}); err != nil {
+		return errors.Join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
+	}
+	err = context.Cause(ctx)
+	if err == nil {
+		err = proveDown(ctx, r, began)
+	}
+	if err != nil {
+		return errors.Join(err, h.Release(ctx))
+	}
+	return nil
+}
+
+// askToStop runs the stop command. failed is what it said, err that it could not
+// be run at all.
+func (h *execHold) askToStop(ctx context.Context) (failed, err error) {
+	c, err := spawn(h.e.node.Argv.Stop, nodeEnv(), true, nil)
+	if err != nil {
+		return nil, fmt.Errorf("stop: %w", err)
+	}
+	if c.wait(ctx) != nil { // its time is over; what became of the node is asked next
+		h.e.node.leave(c)
+		return nil, nil
+	}
+	defer c.free()
+	return c.outcome(), nil
+}
+
+func state(st runState) string {
+	if st == running {
+		return "it still runs"
+	}
+	return "its status cannot be told"
+}
+
+// watch listens to the guard until ctx is done. A guard that dies ends the hold,
+// too: nobody would start the node if eddy died next. What then remains of its
+// duty at the deadline is done here.
+func (h *execHold) watch(ctx context.Context, deadline time.Time) {
+	late := time.NewTimer(time.Until(deadline) + guardFirst)
+	defer late.Stop()
+	select {
+	case <-ctx.Done():
+	case <-h.guard.gone: // dead, or acting
+		late.Reset(time.Until(deadline))
+	case <-late.C:
+		late.Reset(0)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	close(h.lost)
+	select {
+	case <-ctx.Done():
+		return
+	case <-late.C:
+	}
+	_ = h.e.node.revive(ctx, true, 0, func(error) {}) // Release, which ends this, reports
+}
+
+// Release starts the node. What it cannot do within StartTimeout it leaves to
+// the guard, or to the next eddy.
+func (h *execHold) Release(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ctx = context.WithoutCancel(ctx)
+	n := h.e.node
+	if h.over {
+		if h.ends != nil {
+			if st, _, _ := n.status(ctx); st == running {
+				h.ends = nil
+			}
+		}
+		return h.ends
+	}
+	h.release()
+	_ = h.guard.send(guardMsg{Op: gReleasing}) // a dead guard kills nobody
+	if err := n.revive(ctx, true, n.StartTimeout, func(error) {}); err != nil {
+		next := "the guard goes on trying"
+		if h.guard.send(guardMsg{Op: gHandover}) != nil {
+			next = "its guard is dead, the next eddy backup tries again"
+		}
+		h.ends = fmt.Errorf("%s: release: %w (%s)", h.e, err, next)
+		return errors.Join(h.ends, h.finish(h.lock.Close, 0))
+	}
+	err := removeRecord(n.Dir)
+	if err == nil {
+		_ = h.guard.send(guardMsg{Op: gReleased})
+	}
+	if err = errors.Join(err, h.finish(h.lock.Unlock, dismissTime)); err != nil {
+		h.ends = fmt.Errorf("%s: release: the node runs, but: %w", h.e, err)
+	}
+	return h.ends
+}
+
+// abandon leaves the node to the guard for a while: it runs, but may end yet.
+func (h *execHold) abandon(d time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.guard.send(guardMsg{Op: gWatch, WatchMS: d.Milliseconds()})
+	h.release()
+	return errors.Join(err, h.finish(h.lock.Close, 0))
+}
+
+// finish ends this process's part in the hold. The lock is closed, not unlocked,
+// where the guard keeps it, which is then not waited for.
+func (h *execHold) finish(unlock func() error, dismiss time.Duration) error {
+	h.over = true
+	h.guard.hangUp()
+	h.wg.Wait()
+	if !h.guard.reap(dismiss) {
+		h.e.leave(h.guard)
+	}
+	return unlock()
+}
+
+// Recover closes the journal that a dead eddy, with a dead guard, left open.
+func (e *execControl) Recover(ctx context.Context) (acted bool, err error) {
+	if rec, err := ReadHold(e.node.Dir); rec == nil && err == nil {
+		return false, nil
+	}
+	lock, err := e.lock()
+	if err != nil {
+		return false, fmt.Errorf("%s: recover: %w", e, err)
+	}
+	acted, err = e.recover(ctx)
+	if err = errors.Join(err, lock.Unlock()); err != nil {
+		return acted, fmt.Errorf("%s: recover: %w", e, err)
+	}
+	return acted, nil
+}
+
+func (e *execControl) recover(ctx context.Context) (bool, error) {
+	rec, err := ReadHold(e.node.Dir)
+	switch {
+	case errors.Is(err, ErrTorn):
+		// It was written before a stop. That is all we need: what was stopped is
+		// what the configuration names.
+	case err != nil:
+		return false, err
+	case rec == nil: // a guard closed it meanwhile
+		return false, nil
+	case rec.Kind != "" && rec.Kind != kindHold || rec.Control != "" && rec.Control != controlExec:
+		return false, hint.Add(fmt.Errorf("the hold journal is of another control (%s %s)", printable(rec.Kind, 32), printable(rec.Control, 32)),
+			"run eddy once more with the control that stopped the node")
+	case rec.Purpose != "" && rec.Purpose != purposeBackup:
+		return false, hint.Add(fmt.Errorf("%w: the node is held for a %s", ErrRestoring, printable(rec.Purpose, 32)), "finish it with eddy restore")
+	}
+	n := e.node.of(rec.Argv)
+	if err := swapping(n.SwapFile); err != nil {
+		return false, err
+	}
+	boot, err := fsx.BootID()
+	if err != nil {
+		return false, fmt.Errorf("read the boot id: %w", err)
+	}
+	var window time.Duration // in which a stop may still be under way
+	if rec.BootID == boot {
+		timeout := time.Duration(min(max(rec.StopMS, 0), maxMillis)) * time.Millisecond
+		window = min(max(timeout-time.Since(rec.Started), 0), timeout) // whatever the clock did
+	}
+	if err := n.settle(ctx, window, n.StartTimeout, func(error) {}); err != nil {
+		return false, err
+	}
+	return true, removeRecord(n.Dir)
+}
