@@ -44,16 +44,16 @@ $(LABBIN)/versitygw:
 	mkdir -p $(LABBIN)
 	cd lab && $(GO) build -trimpath -buildvcs=false -o $@.$$$$ github.com/versity/versitygw/cmd/versitygw && mv $@.$$$$ $@
 
-test: bin/lab ## all tests, those against the real S3 server included
+test: deps bin/lab ## all tests, those against the real S3 server included
 	$(GOTEST) -tags $(TAGS) ./...
 	$(LAB) $(GOTEST) -tags '$(TAGS) lab' $(LABPKGS)
 	cd lab && $(GOTEST) -tags '$(TAGS) lab' ./...
 
-race: ## all tests that need no server, with the race detector (needs gcc)
+race: deps ## all tests that need no server, with the race detector (needs gcc)
 	CGO_ENABLED=1 $(GOTEST) -race -tags $(TAGS) ./...
 	cd lab && CGO_ENABLED=1 $(GOTEST) -race -tags $(TAGS) ./...
 
-lint: ## gofumpt, vet, staticcheck, shellcheck, go.mod
+lint: deps ## gofumpt, vet, staticcheck, shellcheck, go.mod
 	@out=$$($(GO) tool gofumpt -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) vet -tags '$(TAGS) lab' ./...
@@ -75,13 +75,13 @@ fuzz: ## every fuzz function for FUZZTIME (10s)
 		done; \
 	done
 
-e2e: bin/eddy bin/lab ## the slow tests: real processes, kill -9, a real S3 server
+e2e: deps bin/eddy bin/lab ## the slow tests: real processes, kill -9, a real S3 server
 	EDDY_BIN=$(CURDIR)/bin/eddy $(LAB) $(GOTEST) -tags '$(TAGS) lab e2e' -run '^TestE2E' ./...
 
-bench: bin/eddy bin/lab ## the measured promises; BENCH='--size 500MB' for a short one
+bench: deps bin/eddy bin/lab ## the measured promises; BENCH='--size 500MB' for a short one
 	bin/bench --eddy bin/eddy $(BENCH)
 
-demo: bin/eddy bin/lab ## chain, backup, disaster, restore, proof, on a real S3 server
+demo: deps bin/eddy bin/lab ## chain, backup, disaster, restore, proof, on a real S3 server
 	$(LAB) bin/eddy demo --store s3://{bucket}/demo --endpoint {endpoint}
 
 dist: ## release binaries for linux/amd64 and arm64 with their checksums
