@@ -1,0 +1,168 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	dbm "github.com/cometbft/cometbft-db"
+	cfg "github.com/cometbft/cometbft/config"
+)
+
+// databases records every database handle of a node, because the node itself
+// closes only some of them, and closes those too early: reactor goroutines still
+// read when Node.OnStop closes the stores, and a read from a closed goleveldb
+// panics (Reactor.queryMaj23Routine in cometbft consensus/reactor.go).
+type databases struct {
+	mu   sync.Mutex
+	open []*guarded
+}
+
+// provide is a config.DBProvider.
+func (d *databases) provide(ctx *cfg.DBContext) (dbm.DB, error) {
+	return d.openDB(ctx.ID, ctx.Config.DBBackend, ctx.Config.DBDir())
+}
+
+func (d *databases) openDB(name, engine, dir string) (dbm.DB, error) {
+	db, err := dbm.NewDB(name, dbm.BackendType(engine), dir)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s (%s): %w", name, engine, err)
+	}
+	g := &guarded{db: db, name: name}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open = append(d.open, g)
+	return g, nil
+}
+
+// close closes every database for real. Whoever uses one afterwards waits for
+// ever: the process is about to end.
+func (d *databases) close(within time.Duration) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	deadline := time.Now().Add(within)
+	var errs []error
+	for _, g := range d.open {
+		errs = append(errs, g.shut(deadline))
+	}
+	d.open = nil
+	return errors.Join(errs...)
+}
+
+// guarded is a database that may be closed while others still use it. Every
+// operation holds the lock for reading, an iterator until it is closed; closing
+// takes it for writing and never gives it back.
+type guarded struct {
+	name string
+	mu   sync.RWMutex
+	db   dbm.DB
+}
+
+func (g *guarded) shut(deadline time.Time) error {
+	for !g.mu.TryLock() {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("database %s is still in use", g.name)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return g.db.Close()
+}
+
+func (g *guarded) Get(key []byte) ([]byte, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.db.Get(key)
+}
+
+func (g *guarded) Has(key []byte) (bool, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.db.Has(key)
+}
+
+func (g *guarded) Set(key, value []byte) error {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.db.Set(key, value)
+}
+
+func (g *guarded) SetSync(key, value []byte) error {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.db.SetSync(key, value)
+}
+
+func (g *guarded) Delete(key []byte) error {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.db.Delete(key)
+}
+
+func (g *guarded) DeleteSync(key []byte) error {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.db.DeleteSync(key)
+}
+
+func (g *guarded) Iterator(start, end []byte) (dbm.Iterator, error) {
+	return g.iterate(g.db.Iterator, start, end)
+}
+
+func (g *guarded) ReverseIterator(start, end []byte) (dbm.Iterator, error) {
+	return g.iterate(g.db.ReverseIterator, start, end)
+}
+
+func (g *guarded) iterate(open func(start, end []byte) (dbm.Iterator, error), start, end []byte) (dbm.Iterator, error) {
+	g.mu.RLock()
+	it, err := open(start, end)
+	if err != nil {
+		g.mu.RUnlock()
+		return nil, err
+	}
+	return &guardedIterator{Iterator: it, release: sync.OnceFunc(g.mu.RUnlock)}, nil
+}
+
+// Close does nothing: databases.close does, when the node has stopped.
+func (g *guarded) Close() error { return nil }
+
+func (g *guarded) NewBatch() dbm.Batch {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return &guardedBatch{Batch: g.db.NewBatch(), g: g}
+}
+
+func (g *guarded) Print() error             { return g.db.Print() }
+func (g *guarded) Stats() map[string]string { return g.db.Stats() }
+func (g *guarded) Compact(start, end []byte) error {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.db.Compact(start, end)
+}
+
+type guardedIterator struct {
+	dbm.Iterator
+	release func()
+}
+
+func (i *guardedIterator) Close() error {
+	defer i.release()
+	return i.Iterator.Close()
+}
+
+type guardedBatch struct {
+	dbm.Batch
+	g *guarded
+}
+
+func (b *guardedBatch) Write() error {
+	b.g.mu.RLock()
+	defer b.g.mu.RUnlock()
+	return b.Batch.Write()
+}
+
+func (b *guardedBatch) WriteSync() error {
+	b.g.mu.RLock()
+	defer b.g.mu.RUnlock()
+	return b.Batch.WriteSync()
+}

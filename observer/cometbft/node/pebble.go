@@ -1,0 +1,5 @@
+//go:build pebbledb
+
+package node
+
+const pebbleBuiltIn = true
