@@ -18,7 +18,7 @@ export EDDY_LAB_BIN := $(LABBIN)
 export CGO_ENABLED := 0
 
 # Packages whose tests have a part that runs against the real S3 server.
-LABPKGS := ./uploader/... ./cmd/...
+LABPKGS := ./uploader/... ./cmd/... ./scripts/...
 
 .DEFAULT_GOAL := build
 .PHONY: help deps build lab test race lint fuzz e2e bench demo dist clean FORCE
@@ -34,10 +34,10 @@ build: bin/eddy ## build bin/eddy, static
 bin/eddy: FORCE
 	$(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $@ ./cmd/eddy
 
-lab: bin/lab ## build the real S3 server (cached) and the lab tools
+lab: bin/lab bin/grow bin/bench ## build the real S3 server (cached) and the lab tools
 
-bin/lab: FORCE $(LABBIN)/versitygw
-	cd lab && $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -o ../bin/ ./cmd/...
+bin/lab bin/grow bin/bench: bin/%: FORCE $(LABBIN)/versitygw
+	cd lab && $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -o ../$@ ./cmd/$*
 
 # Built beside and renamed: two checkouts may share the cache.
 $(LABBIN)/versitygw:
@@ -78,7 +78,7 @@ fuzz: ## every fuzz function for FUZZTIME (10s)
 e2e: deps bin/eddy bin/lab ## the slow tests: real processes, kill -9, a real S3 server
 	EDDY_BIN=$(CURDIR)/bin/eddy $(LAB) $(GOTEST) -tags '$(TAGS) lab e2e' -run '^TestE2E' ./...
 
-bench: deps bin/eddy bin/lab ## the measured promises; BENCH='--size 500MB' for a short one
+bench: deps bin/eddy bin/bench ## the measured promises; BENCH='--size 500MB' for a short one
 	bin/bench --eddy bin/eddy $(BENCH)
 
 demo: deps bin/eddy bin/lab ## chain, backup, disaster, restore, proof, on a real S3 server

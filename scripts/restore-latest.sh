@@ -106,7 +106,7 @@ small() {
       [ -e "$base/$1" ] || return 10
       cat "$base/$1" >"$2" || die 14 "read $base/$1"
       ;;
-    s3://*) aws_ s3 cp --quiet "$base/$1" "$2" 2>"$work/errors" || failed_fetch "$base/$1" "$work/errors" ;;
+    s3://*) aws_ s3 cp --only-show-errors "$base/$1" "$2" 2>"$work/errors" || failed_fetch "$base/$1" "$work/errors" ;;
     *) curl -fsSL --retry 3 --retry-delay 1 --retry-connrefused -o "$2" "$base/$1" 2>"$work/errors" || failed_fetch "$base/$1" "$work/errors" ;;
   esac
 }
@@ -140,7 +140,7 @@ volume() {
   local off=0 end
   case $store in
     file://*) cat "$base/$1" ;;
-    s3://*) aws_ s3 cp --quiet "$base/$1" - ;;
+    s3://*) aws_ s3 cp --only-show-errors "$base/$1" - ;;
     *)
       while [ "$off" -lt "$2" ]; do
         end=$((off + chunk < $2 ? off + chunk : $2))
