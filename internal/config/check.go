@@ -1,0 +1,358 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/netresearch/go-cron"
+)
+
+var (
+	// placeholder is what a template leaves to fill in, and the bucket names that
+	// everybody's examples use.
+	placeholder = regexp.MustCompile(`(?i)change-?me|^s3://(my|your|example)-?bucket\b`)
+
+	nameText  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,63}$`)
+	chainText = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+	classText = regexp.MustCompile(`^[A-Z0-9_]{1,40}$`)
+	// bucketText is wider than AWS's rule: older and other stores allow more.
+	bucketText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$`)
+	keyFile    = regexp.MustCompile(`^(priv_validator_.*|node_key\.json|keyring-.*)$`)
+)
+
+// placeholderLeft is what is said of a value that nobody has filled in.
+const placeholderLeft = "still the template's placeholder"
+
+// check looks at the values in force: first at each alone, then at what they
+// mean together. A key with a problem is not looked at again.
+func (l *loader) check(need Need) {
+	for _, f := range l.fields {
+		if l.bad[f.key] {
+			continue
+		}
+		for _, e := range f.elements() {
+			switch {
+			case placeholder.MatchString(e.text):
+				l.problem(e.key, placeholderLeft, "write your own value")
+			case f.enum != nil && !slices.Contains(f.enum, e.text):
+				l.problem(f.key, "unknown value "+quote(e.text), wordsHint(f.enum))
+			}
+		}
+	}
+	if !l.broken {
+		l.required(need)
+	}
+	l.checkNames()
+	l.checkReplica()
+	l.checkControl()
+	l.checkStore()
+	l.checkBackup()
+	l.checkPlaces()
+}
+
+func wordsHint(words []string) string {
+	words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "" })
+	if len(words) == 1 {
+		return words[0] + " is the only one that this eddy knows"
+	}
+	return "write one of: " + strings.Join(words, ", ")
+}
+
+// required demands what the verb needs.
+func (l *loader) required(need Need) {
+	c := l.c
+	for _, r := range []struct {
+		need Need
+		key  string
+		set  bool
+	}{
+		{NeedCluster, "cluster", c.Cluster != ""},
+		{NeedReplica, "replica.home", c.Replica.Home != ""},
+		{NeedReplica, "replica.rpc", c.Replica.RPC != ""},
+		{NeedStore, "store.url", c.Store.URL != ""},
+		{NeedReplica, "workdir", c.Workdir != ""},
+		{NeedSchedule, "schedule", c.Schedule != ""},
+	} {
+		if need&r.need != 0 && !r.set && !l.excused(r.key) {
+			l.problem(r.key, "missing", l.missingHint(r.key))
+		}
+	}
+	k := c.Replica.Control
+	if need&NeedReplica != 0 && k.Supervise == "" && k.Exec.empty() && !l.badBelow("replica.control") && !l.excused("replica.control") {
+		l.problem("replica.control", "missing", "say how the node is stopped and started: supervise: /run/eddy/node.sock, or exec: {stop: [...], start: [...], status: [...]}")
+	}
+}
+
+func (l *loader) badBelow(section string) bool {
+	for key := range l.bad {
+		if strings.HasPrefix(key, section+".") || key == section {
+			return true
+		}
+	}
+	return false
+}
+
+// excused tells that something was said already of the key or a section that
+// it belongs to.
+func (l *loader) excused(key string) bool {
+	for ; key != ""; key = key[:max(0, strings.LastIndexByte(key, '.'))] {
+		if l.bad[key] {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *loader) missingHint(key string) string {
+	ways := []string{}
+	for _, x := range (Overrides{}).flags() {
+		if x.key == key {
+			ways = append(ways, "say "+x.flag)
+		}
+	}
+	ways = append(ways, "set "+l.byKey[key].env())
+	if l.exists {
+		return strings.Join(append(ways, "write it into "+l.path), ", or ")
+	}
+	return strings.Join(append(ways, "write "+l.path+" with `eddy config init`"), ", or ")
+}
+
+func (e Exec) empty() bool { return len(e.Stop)+len(e.Start)+len(e.Status) == 0 }
+
+func (l *loader) checkNames() {
+	c := l.c
+	if n := c.Cluster; n != "" && !l.bad["cluster"] && (!nameText.MatchString(n) || n == "." || n == "..") {
+		l.problem("cluster", quote(n)+" cannot name a cluster", "use 1 to 63 of letters, digits, _ . -")
+	}
+	if n := c.Replica.ChainID; n != "" && !l.bad["replica.chain_id"] && !chainText.MatchString(n) {
+		l.problem("replica.chain_id", quote(n)+" cannot be a chain id", "copy it from the node's genesis.json")
+	}
+}
+
+func (l *loader) checkReplica() {
+	r := l.c.Replica
+	l.absolute("replica.home", r.Home)
+	if !l.bad["replica.home"] && r.Home != "" && filepath.Clean(r.Home) == "/" {
+		l.problem("replica.home", "the root directory is no node's home", "name the directory with config and data in it")
+	}
+	own := ""
+	if r.RPC != "" && !l.bad["replica.rpc"] {
+		own = l.rpc("replica.rpc", r.RPC)
+	}
+	if l.bad["replica.witnesses"] {
+		return
+	}
+	seen := map[string]string{}
+	for i, w := range r.Witnesses {
+		key := fmt.Sprintf("replica.witnesses[%d]", i)
+		host := l.rpc(key, w)
+		switch {
+		case host == "":
+		case host == own:
+			l.problem(key, "this is the replica itself", "a witness is another node of the chain: name its RPC address")
+		case seen[host] != "":
+			l.problem(key, "the same node as "+seen[host], "remove one of the two")
+		default:
+			seen[host] = key
+		}
+	}
+}
+
+// rpc checks an RPC address and returns its host and port, or "" after a problem.
+// Its text never appears: it may hold a password or a token.
+func (l *loader) rpc(key, text string) string {
+	u, err := url.Parse(text)
+	base, _, _ := strings.Cut(key, "[")
+	switch {
+	case err != nil || u.Opaque != "" || u.Scheme == "" || u.Host == "":
+		l.problem(key, "not an address", "write http://host:26657")
+	case u.Scheme == "tcp":
+		l.problem(key, "tcp:// is the node's own notation", "write http:// instead")
+	case u.Scheme != "http" && u.Scheme != "https":
+		l.problem(key, "neither http nor https", "write http://host:26657")
+	case u.Hostname() == "":
+		l.problem(key, "no host", "write http://host:26657")
+	case u.User != nil && !l.fromFile[base]:
+		l.problem(key, "holds credentials", "put the address into a file of mode 0600 and name it in "+l.byKey[base].env()+"_FILE")
+	case u.RawQuery != "" || u.Fragment != "":
+		l.problem(key, "ends in a query or a fragment", "write scheme, host, port and path only")
+	default:
+		return hostPort(u)
+	}
+	return ""
+}
+
+// hostPort names the node behind an address, every form of this machine alike.
+func hostPort(u *url.URL) string {
+	host, port := strings.ToLower(u.Hostname()), u.Port()
+	if host == "localhost" || host == "::1" || host == "::" || host == "0.0.0.0" || strings.HasPrefix(host, "127.") {
+		host = "this machine"
+	}
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	p := strings.TrimSuffix(u.Path, "/")
+	return host + ":" + port + p
+}
+
+func (l *loader) checkControl() {
+	const section = "replica.control"
+	k := l.c.Replica.Control
+	if k.Supervise != "" && !k.Exec.empty() {
+		l.problem(section+".supervise", "set beside exec", "a node is controlled in one way: remove one of the two")
+	}
+	l.absolute(section+".supervise", k.Supervise)
+	if !l.bad[section+".supervise"] && len(k.Supervise) > maxSocket {
+		l.problem(section+".supervise", fmt.Sprintf("%d bytes are too long for a socket's path", len(k.Supervise)), fmt.Sprintf("at most %d: put it below /run", maxSocket))
+	}
+	for _, a := range []struct {
+		key  string
+		argv []string
+	}{{section + ".exec.stop", k.Exec.Stop}, {section + ".exec.start", k.Exec.Start}, {section + ".exec.status", k.Exec.Status}} {
+		switch {
+		case k.Exec.empty() || l.bad[a.key]:
+		case len(a.argv) == 0:
+			l.problem(a.key, "missing", "exec needs stop, start and status: without each of them a held node might not come back")
+		case a.argv[0] == "":
+			l.problem(a.key, "names no program", "write [program, argument, ...]")
+		case strings.Contains(a.argv[0], "/") && !filepath.IsAbs(a.argv[0]):
+			l.problem(a.key, quote(a.argv[0])+" is a relative path", "write it from the root: the guard runs it from another directory")
+		case len(a.argv) == 1 && strings.Contains(a.argv[0], " "):
+			l.problem(a.key, "one word with spaces in it", "no shell reads it: write [program, argument, ...]")
+		}
+	}
+	if !l.bad[section+".timeout"] && k.Timeout.D() < minTimeout {
+		l.problem(section+".timeout", k.Timeout.String()+" is too short for any node to stop", "write 120s or more")
+	}
+	switch {
+	case l.bad[section+".deadline"]:
+	case k.Deadline.D() > maxHold:
+		l.problem(section+".deadline", k.Deadline.String()+" holds the node for too long", "a hold takes seconds; write at most "+Duration(maxHold).String())
+	case !l.bad[section+".timeout"] && k.Deadline <= k.Timeout:
+		l.problem(section+".deadline", fmt.Sprintf("%s is not longer than the timeout, %s", k.Deadline, k.Timeout), "the hold begins with the node's own stop: allow for both")
+	}
+}
+
+func (l *loader) checkStore() {
+	s := l.c.Store
+	isFile := l.checkStoreURL(s.URL)
+	if s.Endpoint != "" && !l.bad["store.endpoint"] {
+		u, err := url.Parse(s.Endpoint)
+		switch {
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+			l.problem("store.endpoint", "not an address", "write https://host or http://host:port")
+		case u.User != nil:
+			l.problem("store.endpoint", "holds credentials", "remove them: credentials come from the AWS chain (AWS_ACCESS_KEY_ID, a profile, a role)")
+		case u.RawQuery != "" || u.Fragment != "":
+			l.problem("store.endpoint", "ends in a query or a fragment", "write scheme, host and port only")
+		}
+	}
+	switch class := s.StorageClass; {
+	case class == "" || l.bad["store.storage_class"]:
+	case class == "GLACIER" || class == "DEEP_ARCHIVE":
+		l.problem("store.storage_class", class+" cannot be read without thawing it for hours", "use STANDARD, STANDARD_IA or GLACIER_IR")
+	case !classText.MatchString(class):
+		l.problem("store.storage_class", quote(class)+" is no storage class", "write it in capitals, as in STANDARD_IA")
+	}
+	if s.SSE.KMSKeyID != "" && s.SSE.Mode != "aws:kms" && !l.badBelow("store.sse") {
+		l.problem("store.sse.kms_key_id", "set without sse.mode aws:kms", "write mode: aws:kms, or remove the key")
+	}
+	if !isFile {
+		return
+	}
+	for _, key := range []string{"store.region", "store.endpoint", "store.profile", "store.storage_class", "store.sse.mode", "store.sse.kms_key_id"} {
+		// A --store file:// beside a file that describes a bucket is no mistake.
+		if f := l.byKey[key]; f.value.String() != "" && !l.bad[key] && l.c.origins[key].Source == l.c.origins["store.url"].Source {
+			l.problem(key, "means nothing for a file:// store", "remove it")
+		}
+	}
+}
+
+// checkStoreURL tells whether the store is a directory.
+func (l *loader) checkStoreURL(text string) (isFile bool) {
+	const key = "store.url"
+	if text == "" || l.bad[key] {
+		return false
+	}
+	u, err := url.Parse(text)
+	if strings.HasPrefix(text, "/") {
+		l.problem(key, "a path is not a URL", "write file:// before it")
+		return false
+	}
+	switch {
+	case err != nil || u.Opaque != "" || u.Scheme == "":
+		l.problem(key, "not a URL", "write s3://bucket/prefix or file:///directory")
+	case u.Scheme != "s3" && u.Scheme != "file":
+		l.problem(key, "neither s3:// nor file://", "write s3://bucket/prefix; a store's own address is store.endpoint")
+	case u.User != nil:
+		l.problem(key, "holds credentials", "remove them: credentials come from the AWS chain (AWS_ACCESS_KEY_ID, a profile, a role)")
+	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
+		l.problem(key, "ends in a query or a fragment", "region, endpoint and the like are keys of their own below store")
+	case u.Scheme == "file" && u.Host != "":
+		l.problem(key, "names a host", "a directory's URL has three slashes: file:///srv/backups")
+	case u.Scheme == "file" && (u.Path == "" || path.Clean(u.Path) == "/"):
+		l.problem(key, "names no directory", "write file:///srv/backups")
+	case u.Scheme == "file":
+		return true
+	case !bucketText.MatchString(u.Host):
+		l.problem(key, "names no possible bucket", "3 to 63 of lower-case letters, digits, dots and hyphens")
+	case u.Path != "" && u.Path != "/" && path.Clean(u.Path) != strings.TrimSuffix(u.Path, "/"):
+		l.problem(key, "has an odd prefix", "no empty part, no . and no .. between the slashes")
+	}
+	return false
+}
+
+func (l *loader) checkBackup() {
+	c := l.c
+	if c.Schedule != "" && !l.bad["schedule"] {
+		// Fixed, so that the verdict does not depend on the day; leap years follow.
+		from := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+		switch s, err := cron.ParseStandard(c.Schedule); {
+		case err != nil:
+			l.problem("schedule", quote(c.Schedule)+" is no schedule", `write five cron fields ("0 3 * * *") or @hourly, @daily, @weekly, @every 6h`)
+		case s.Next(from).IsZero():
+			l.problem("schedule", quote(c.Schedule)+" never comes", "name a day that exists")
+		}
+	}
+	r := c.Retention
+	switch {
+	case l.badBelow("retention"):
+	case r.By == "eddy" && l.c.origins["retention.last"].Source == FromDefault:
+		l.problem("retention.last", "missing beside by: eddy", "say how many backups eddy keeps, 3 for instance")
+	case r.By == "eddy" && r.Last < 1:
+		l.problem("retention.last", fmt.Sprintf("%d keeps nothing", r.Last), "write 1 or more")
+	case r.By != "eddy" && l.c.origins["retention.last"].Source != FromDefault:
+		l.problem("retention.last", "set, but eddy deletes nothing while by is "+r.By, "write by: eddy, or remove it")
+	}
+	if b := c.Backup; !l.bad["backup.level"] && (b.Level < 1 || b.Level > maxLevel) {
+		l.problem("backup.level", fmt.Sprintf("%d is no level", b.Level), fmt.Sprintf("write 1 (fast) to %d (small)", maxLevel))
+	}
+	if v := c.Backup.VolumeSize; !l.bad["backup.volume_size"] && (v < minVolume || v > maxVolume) {
+		l.problem("backup.volume_size", v.String()+" is out of range", fmt.Sprintf("write %s to %s", Size(minVolume), Size(maxVolume)))
+	}
+	if l.bad["include"] {
+		return
+	}
+	for i, p := range c.Include {
+		key := fmt.Sprintf("include[%d]", i)
+		_, err := path.Match(p, "x")
+		switch {
+		case p == "" || path.Clean(p) != strings.TrimSuffix(p, "/") || p == ".":
+			l.problem(key, quote(p)+" names nothing", "write a path below the home, without . and ..")
+		case path.IsAbs(p):
+			l.problem(key, quote(p)+" is not relative to the home", "write it from the home on; directories outside belong under roots")
+		case p == ".." || strings.HasPrefix(p, "../"):
+			l.problem(key, quote(p)+" leads out of the home", "directories outside belong under roots")
+		case err != nil:
+			l.problem(key, quote(p)+" is no pattern", "close the bracket, or write \\[ for one")
+		case keyFile.MatchString(path.Base(p)):
+			l.problem(key, quote(p)+" is a key or a sign state", "keys never travel in an archive: remove it")
+		}
+	}
+}

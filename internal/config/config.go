@@ -1,0 +1,176 @@
+// Package config turns eddy.yaml, EDDY_ variables and flags into values.
+//
+// It is the only place that knows their names, their defaults and their order:
+// a flag wins over the environment, which wins over the file. It finds every
+// mistake at once and says of each where it stands and what to write instead. It
+// refuses to touch the network, to guess, and to know what the values are used
+// for. Its invariants: a Config that Load returns needs no further check; no
+// secret is ever part of a problem or of a setting's text.
+package config
+
+import "time"
+
+// DefaultFile is read where no other file is named. It may be absent.
+const DefaultFile = "/etc/eddy/eddy.yaml"
+
+// Config is what is in force. The yaml tag is a key's name, default what stands
+// where nobody says anything, enum the words that it takes. A key tagged secret
+// may hold a password or a token.
+type Config struct {
+	// Cluster names the cluster in the store: 1 to 63 of [A-Za-z0-9_.-].
+	Cluster string  `yaml:"cluster"`
+	Replica Replica `yaml:"replica"`
+	Store   Store   `yaml:"store"`
+	// Schedule says when `eddy run` backs up: five cron fields or a descriptor
+	// (@daily, @every 6h), in local time unless it begins with CRON_TZ=.
+	Schedule string `yaml:"schedule" default:"@daily"`
+	// Workdir holds journals and the job's state, no data. One for each replica.
+	Workdir   string    `yaml:"workdir" default:"/var/lib/eddy"`
+	Retention Retention `yaml:"retention"`
+	// Roots are further directories of the replica that lie outside its home and
+	// that its own configuration does not name: name to absolute directory.
+	Roots map[string]string `yaml:"roots"`
+	// Include adds files and directories of the home that are left out by
+	// default: paths relative to the home, with * and ? as in path.Match.
+	Include []string `yaml:"include"`
+	Backup  Backup   `yaml:"backup"`
+	Stage   Stage    `yaml:"stage"`
+	// LogFormat is the form of the log on stderr.
+	LogFormat string `yaml:"log_format" default:"console" enum:"console,json"`
+
+	origins map[string]Origin
+}
+
+// Replica is the node that is backed up.
+type Replica struct {
+	// Kind is the system that runs there.
+	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft"`
+	// Home is the node's home directory, the one with config and data in it.
+	Home string `yaml:"home"`
+	// RPC is the replica's own RPC address, http or https.
+	RPC string `yaml:"rpc" secret:"true"`
+	// Witnesses are RPC addresses of other nodes of the same chain. They tell
+	// whether the replica has caught up.
+	Witnesses []string `yaml:"witnesses" secret:"true"`
+	// ChainID is the chain that the replica must be on; "": the one of its genesis.
+	ChainID string  `yaml:"chain_id"`
+	Control Control `yaml:"control"`
+}
+
+// Control is how the node is stopped and started: by Supervise or by Exec.
+type Control struct {
+	// Supervise is the socket of the `eddy supervise` that is the node's parent.
+	Supervise string `yaml:"supervise"`
+	Exec      Exec   `yaml:"exec"`
+	// Timeout is how long the node may take to stop by itself.
+	Timeout Duration `yaml:"timeout" default:"120s"`
+	// Deadline is how long the whole hold may last, the node's stop included;
+	// after it the guard starts the node.
+	Deadline Duration `yaml:"deadline" default:"10m"`
+}
+
+// Exec is three commands, each an argv without a shell.
+type Exec struct {
+	Stop  []string `yaml:"stop"`
+	Start []string `yaml:"start"`
+	// Status exits 0 while the node runs, 3 while it is stopped.
+	Status []string `yaml:"status"`
+}
+
+// Store is where the backups are kept. Credentials come from the AWS chain only.
+type Store struct {
+	// URL is s3://bucket/prefix or file:///directory.
+	URL    string `yaml:"url"`
+	Region string `yaml:"region"`
+	// Endpoint is the S3 address of a store other than AWS, http or https.
+	Endpoint string `yaml:"endpoint"`
+	// PathStyle puts the bucket into the path instead of the host name; auto does
+	// so where an endpoint is given.
+	PathStyle string `yaml:"path_style" default:"auto" enum:"auto,true,false"`
+	// Profile is a profile of the shared AWS configuration.
+	Profile string `yaml:"profile"`
+	// StorageClass is that of the volumes; "": the bucket's default.
+	StorageClass string `yaml:"storage_class"`
+	SSE          SSE    `yaml:"sse"`
+}
+
+// SSE is encryption by the bucket.
+type SSE struct {
+	// Mode is the algorithm; "": whatever the bucket does by default.
+	Mode string `yaml:"mode" enum:",AES256,aws:kms"`
+	// KMSKeyID is a KMS key's id or ARN; "": the account's default key.
+	KMSKeyID string `yaml:"kms_key_id"`
+}
+
+// Retention says who deletes old backups.
+type Retention struct {
+	// By is eddy, the bucket's lifecycle, or nobody.
+	By string `yaml:"by" default:"none" enum:"eddy,lifecycle,none"`
+	// Last is how many READY backups eddy keeps; 0 where By is not eddy.
+	Last int `yaml:"last"`
+}
+
+// Backup is how a backup is made.
+type Backup struct {
+	// Level is the zstd level of the archives, 1 (fast) to 19 (small).
+	Level int `yaml:"level" default:"1"`
+	// VolumeSize is how many bytes of the plan go into one volume.
+	VolumeSize Size `yaml:"volume_size" default:"256GiB"`
+	// WhenBehind says what becomes of a backup whose replica has not caught up.
+	WhenBehind WhenBehind `yaml:"when_behind" default:"wait 15m"`
+	// WhenStopped says what becomes of a backup whose replica somebody stopped.
+	WhenStopped string `yaml:"when_stopped" default:"refuse" enum:"refuse"`
+}
+
+// Stage is how the stage is filled.
+type Stage struct {
+	// Fallback allows copying what cannot be linked.
+	Fallback string `yaml:"fallback" default:"none" enum:"none,copy"`
+}
+
+// Need says which values a verb cannot do without. Needs are joined with |.
+type Need uint
+
+// What the verbs need.
+const (
+	NeedNothing Need = 0
+	// NeedStore: store.url.
+	NeedStore Need = 1 << 0
+	// NeedCluster: cluster.
+	NeedCluster Need = 1 << 1
+	// NeedReplica: replica.home, replica.rpc, replica.control, workdir.
+	NeedReplica Need = 1 << 2
+	// NeedSchedule: schedule.
+	NeedSchedule Need = 1 << 3
+
+	NeedCatalog = NeedStore | NeedCluster   // one cluster's backups
+	NeedBackup  = NeedCatalog | NeedReplica // to make a backup
+	NeedRun     = NeedBackup | NeedSchedule // to make them for ever
+)
+
+// Overrides are the values of flags; "" means that the flag was not given.
+type Overrides struct {
+	Store, Region, Endpoint, Cluster, Home, LogFormat string
+}
+
+// flags pairs each flag with its key, in the order of the problems.
+func (o Overrides) flags() []struct{ flag, key, text string } {
+	return []struct{ flag, key, text string }{
+		{"--store", "store.url", o.Store},
+		{"--region", "store.region", o.Region},
+		{"--endpoint", "store.endpoint", o.Endpoint},
+		{"--cluster", "cluster", o.Cluster},
+		{"--home", "replica.home", o.Home},
+		{"--log-format", "log_format", o.LogFormat},
+	}
+}
+
+// Bounds of values that would otherwise fail much later.
+const (
+	minVolume  = 64 << 10  // bytes; smaller ones are only indexes
+	maxVolume  = 256 << 30 // bytes; larger ones need parts that break the bound on memory
+	maxLevel   = 19        // above it zstd needs another window than every decoder allows
+	maxHold    = 6 * time.Hour
+	minTimeout = time.Second
+	maxSocket  = 107 // bytes of sun_path without its NUL
+)
