@@ -30,6 +30,7 @@
 
 set -euo pipefail
 export LC_ALL=C
+unset CDPATH TAR_OPTIONS
 umask 077
 
 usage() { sed -n '/^#   restore/,/^#   --yes/s/^# \{0,3\}//p' "$0" >&2; }
