@@ -1,0 +1,77 @@
+package arch
+
+// module is the path of the main module. lab/ is another one, held to nothing.
+const module = "github.com/eddy-backup/eddy"
+
+// leaves may be imported by everybody and import nothing of the module.
+var leaves = []string{"internal/fsx", "internal/hint", "internal/crc"}
+
+// row is what one package may import of the module, leaves apart, and what it
+// must never import of anybody. "x/..." stands for x and all below it. Tests are
+// free to import what they need.
+type row struct {
+	pkg     string
+	imports []string
+	never   []string
+}
+
+var (
+	network = []string{"net"}
+	stores  = []string{"github.com/aws"}
+	cluster = []string{"github.com/cometbft/cometbft", "github.com/cometbft/cometbft-db"}
+)
+
+// table is the order of the house: cmd -> job -> {observer -> snapshot, uploader}.
+var table = []row{
+	// No network: what an archive is does not depend on where it goes.
+	{pkg: "snapshot", never: join(network, stores, cluster)},
+	// No cluster: what it sends are pieces of bytes.
+	{pkg: "uploader", never: cluster},
+	// No bucket.
+	{pkg: "observer", imports: []string{"snapshot"}, never: stores},
+	{pkg: "observer/control", never: join(stores, cluster)},
+	{pkg: "observer/cometbft", imports: []string{"observer", "observer/control", "snapshot"}, never: stores},
+	{pkg: "observer/cometbft/node", never: stores},
+	// The only place where observer, snapshot and uploader meet. It knows them by
+	// their contracts: no kind of system, no way of control, no protocol.
+	{pkg: "internal/job", imports: []string{"observer", "snapshot", "uploader", "internal/ui"}, never: join(network, stores, cluster)},
+	{pkg: "internal/config", never: join(stores, cluster, []string{"net/http"})},
+	{pkg: "internal/ui", never: join(network, stores, cluster)},
+	// The demo plays an operator: it runs the binary. Of the rest it takes only
+	// what writes the homes of its chain.
+	{pkg: "internal/demo", imports: []string{"observer/cometbft/node", "scripts"}, never: join(stores, cluster)},
+	{pkg: "internal/arch"},
+	// Files that the binary carries along, and files that an operator copies.
+	{pkg: "scripts", never: network},
+	{pkg: "deploy", never: network},
+	// The wiring: here, and only here, kinds, controls and stores are chosen.
+	{pkg: "cmd/eddy", imports: []string{
+		"internal/config", "internal/demo", "internal/job", "internal/ui",
+		"observer", "observer/cometbft", "observer/cometbft/node", "observer/control", "snapshot", "uploader",
+	}, never: join(stores, cluster)},
+}
+
+// homes says where a module of somebody else's is used: one that is replaced
+// one day is then replaced in one place.
+var homes = map[string][]string{
+	"github.com/aws":                 {"uploader"},
+	"github.com/cometbft":            {"observer/cometbft", "observer/cometbft/node"},
+	"github.com/spf13/cobra":         {"cmd/eddy"},
+	"github.com/netresearch/go-cron": {"internal/config", "cmd/eddy"},
+	"go.yaml.in/yaml/v3":             {"internal/config"},
+	"golang.org/x/term":              {"internal/ui", "cmd/eddy"},
+}
+
+// testOnly are modules that must not get into the binary.
+var testOnly = []string{
+	"testing", "net/http/httptest",
+	"github.com/rogpeppe/go-internal", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/stretchr/testify",
+}
+
+func join(lists ...[]string) []string {
+	var out []string
+	for _, l := range lists {
+		out = append(out, l...)
+	}
+	return out
+}
