@@ -75,8 +75,9 @@ fuzz: ## every fuzz function for FUZZTIME (10s)
 		done; \
 	done
 
-e2e: deps bin/eddy bin/lab ## the slow tests: real processes, kill -9, a real S3 server
-	EDDY_BIN=$(CURDIR)/bin/eddy $(LAB) $(GOTEST) -tags '$(TAGS) lab e2e' -run '^TestE2E' ./...
+e2e: deps bin/eddy bin/lab ## the demo in its other forms: pebble, many volumes, a file store
+	$(LAB) bin/eddy demo --store s3://{bucket}/e2e --endpoint {endpoint} --engine pebbledb --volume-size 1MiB
+	bin/eddy demo --engine goleveldb
 
 bench: deps bin/eddy bin/bench ## the measured promises; BENCH='--size 500MB' for a short one
 	bin/bench --eddy bin/eddy $(BENCH)
