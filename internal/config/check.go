@@ -188,10 +188,12 @@ func (l *loader) rpc(key, text string) string {
 	return ""
 }
 
-// hostPort names the node behind an address, every form of this machine alike.
+// hostPort names the node behind an address, the usual forms of this machine
+// alike. Other addresses of 127/8 are other listeners: test chains use them.
 func hostPort(u *url.URL) string {
 	host, port := strings.ToLower(u.Hostname()), u.Port()
-	if host == "localhost" || host == "::1" || host == "::" || host == "0.0.0.0" || strings.HasPrefix(host, "127.") {
+	switch host {
+	case "localhost", "127.0.0.1", "::1", "0.0.0.0", "::":
 		host = "this machine"
 	}
 	if port == "" {

@@ -279,6 +279,26 @@ func TestWorkdirBehindSymlink(t *testing.T) {
 	}
 }
 
+func TestSameNode(t *testing.T) {
+	for _, x := range []struct {
+		rpc, witness string
+		same         bool
+	}{
+		{"http://127.0.0.1:26657", "http://localhost:26657/", true},
+		{"http://[::1]:26657", "https://127.0.0.1:26657", true},
+		{"http://A.example.com", "http://a.example.com:80", true},
+		{"https://a.example.com", "http://a.example.com", false},
+		{"http://127.0.0.1:26657", "http://127.0.0.1:26658", false},
+		{"http://127.0.0.1:26657", "http://127.0.0.2:26657", false},
+		{"http://gw.example.com/node-1", "http://gw.example.com/node-2", false},
+	} {
+		_, err := Load("/dev/null", []string{"EDDY_REPLICA_RPC=" + x.rpc, "EDDY_REPLICA_WITNESSES=" + x.witness}, Overrides{}, NeedNothing)
+		if (err != nil) != x.same {
+			t.Errorf("%s beside %s: %v", x.rpc, x.witness, err)
+		}
+	}
+}
+
 // Aliases are YAML's own and read as what they stand for.
 func TestAliases(t *testing.T) {
 	c, err := Load(write(t, "cluster: &name gaia\nreplica: {chain_id: *name}\n"), nil, Overrides{}, NeedNothing)
