@@ -124,7 +124,7 @@ func proveDown(ctx context.Context, r Request, began time.Time) error {
 		}
 		if sleep(within, downEvery) != nil {
 			if ctx.Err() != nil {
-				return context.Cause(ctx)
+				return errors.Join(context.Cause(ctx), err)
 			}
 			return hint.Add(fmt.Errorf("the node's manager says that it has stopped, but: %w", err),
 				"something else keeps the node, or its files, open: it must be part of what the manager stops")

@@ -63,11 +63,14 @@ func PortRefuses(ctx context.Context, addr string) error {
 // Who has is named, up to a few of them.
 //
 // A file is recognized by the directories above it, as its process sees them, by
-// device and inode: also through a bind mount or from within a container. A
-// process whose descriptors we may not read makes the proof fail only where it
-// belongs to the owner of a root or to our own user: these are who runs the
-// node. It cannot see processes of another pid namespace, unless that one is
-// below ours.
+// device and inode: also through a bind mount or from within a container.
+//
+// A process whose descriptors we may not read makes the proof fail where it may
+// be the node: it belongs to another user than ours who owns a root, or its
+// command line names a root. All others that we may not read are passed over:
+// every machine has some (PID 1 of a container has, for its own root, too), and
+// the node is not among those that run as we do. Processes of another pid
+// namespace are not seen, unless it is below ours.
 func NoOpenFiles(roots []string, except ...int) error {
 	scan, err := newScan(roots)
 	if err != nil {
@@ -93,10 +96,11 @@ func NoOpenFiles(roots []string, except ...int) error {
 type inode struct{ dev, ino uint64 }
 
 type scan struct {
-	dirs   map[inode]bool   // the roots and the directories near their top
-	own    map[inode]bool   // .eddy of each root
-	devs   map[uint64]bool  // of the roots
-	uids   map[uint32]bool  // who would run the node
+	dirs   map[inode]bool  // the roots and the directories near their top
+	own    map[inode]bool  // .eddy of each root
+	devs   map[uint64]bool // of the roots
+	uids   map[uint32]bool // owners of the roots
+	roots  []string
 	users  []string         // findings: who has what open
 	blind  []string         // findings: whom we may not look at
 	parent map[string]inode // directories seen, of one process
@@ -105,7 +109,7 @@ type scan struct {
 func newScan(roots []string) (*scan, error) {
 	s := &scan{
 		dirs: map[inode]bool{}, own: map[inode]bool{}, devs: map[uint64]bool{},
-		uids: map[uint32]bool{uint32(os.Geteuid()): true},
+		uids: map[uint32]bool{}, roots: roots,
 	}
 	for _, root := range roots {
 		if err := s.root(root, rootDepth); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -166,11 +170,28 @@ func (s *scan) process(pid int) {
 	case errors.As(err, &open):
 		s.users = append(s.users, fmt.Sprintf("%s (pid %d) has %s open", comm(base), pid, open.path))
 	case errors.Is(err, fs.ErrPermission):
-		var st unix.Stat_t
-		if unix.Stat(base, &st) == nil && s.uids[st.Uid] && !kernelThread(base) {
+		if s.mayBeTheNode(base) {
 			s.blind = append(s.blind, fmt.Sprintf("%s (pid %d)", comm(base), pid))
 		}
 	}
+}
+
+// mayBeTheNode judges a process that we may not look into.
+func (s *scan) mayBeTheNode(base string) bool {
+	var st unix.Stat_t
+	if unix.Stat(base, &st) != nil || kernelThread(base) {
+		return false
+	}
+	if s.uids[st.Uid] && st.Uid != uint32(os.Geteuid()) {
+		return true
+	}
+	cmd, err := os.ReadFile(base + "/cmdline")
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(s.roots, func(root string) bool {
+		return len(root) > 1 && bytes.Contains(cmd, []byte(filepath.Clean(root)))
+	})
 }
 
 type openFile struct{ path string }

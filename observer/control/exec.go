@@ -200,6 +200,8 @@ func (e *execControl) mayHold(ctx context.Context, r Request) (rec Record, err e
 	}, nil
 }
 
+const taintedHint = "what lies on its disk is not a clean state; look at the node's log"
+
 // guardFirst is how long after the deadline a guard that seems alive is taken
 // for frozen.
 const guardFirst = time.Second
@@ -256,9 +258,9 @@ func (h *execHold) stop(ctx context.Context, r Request, began time.Time) error {
 		// It may have been asked all the same, so it is watched for a while.
 		return errors.Join(hint.Add(fmt.Errorf("stop: %w", failed), "run the stop command by hand and read what it says"), h.abandon(r.Timeout))
 	case failed != nil:
-		return errors.Join(fmt.Errorf("%w: stop: %w", ErrKilled, failed), h.Release(ctx))
+		return errors.Join(hint.Add(fmt.Errorf("%w: stop: %w", ErrKilled, failed), taintedHint), h.Release(ctx))
 	case st == dead:
-		return errors.Join(fmt.Errorf("%w: its status says that it is dead, not stopped", ErrKilled), h.Release(ctx))
+		return errors.Join(hint.Add(fmt.Errorf("%w: its status says that it is dead, not stopped", ErrKilled), taintedHint), h.Release(ctx))
 	}
 	if err := h.guard.send(guardMsg{Op: gHeld}); err != nil {
 		return errors.Join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
@@ -317,6 +319,7 @@ func (h *execHold) watch(ctx context.Context, deadline time.Time) {
 		return
 	case <-late.C:
 	}
+	_ = h.guard.send(guardMsg{Op: gReleasing})        // it may be frozen, and wake up
 	_ = h.e.node.revive(ctx, true, 0, func(error) {}) // Release, which ends this, reports
 }
 

@@ -38,6 +38,9 @@ const (
 	gActing    = "acting"    // <- the hold is over, the guard acts
 )
 
+// wordsFirst is how long a guard listens on at the deadline before it kills.
+const wordsFirst = 50 * time.Millisecond
+
 // dismissTime is what a guard gets to exit after it was let go.
 const dismissTime = 2 * time.Second
 
@@ -268,7 +271,7 @@ func (s *sentry) stand(in *bufio.Reader, deadline <-chan time.Time) error {
 			}
 		}
 	})
-	phase := gArm
+	phase, over := gArm, false
 	for {
 		select {
 		case m, ok := <-words:
@@ -286,7 +289,11 @@ func (s *sentry) stand(in *bufio.Reader, deadline <-chan time.Time) error {
 				phase = m.Op
 			}
 		case <-deadline:
-			return s.late(phase)
+			if over {
+				return s.late(phase)
+			}
+			// Had we been frozen, eddy's words would still lie unread.
+			over, deadline = true, time.After(wordsFirst)
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 // SuperviseOptions say what Supervise runs and what it allows. Socket and Argv
 // are required; the zero value of everything else is a sound default.
 type SuperviseOptions struct {
-	Socket string   // path of the unix socket, see PROTOCOL.md
+	Socket string   // path of the unix socket, see PROTOCOL.md; inside the node's home only under .eddy, as a lock file is open beside it
 	Argv   []string // the node's command, run without a shell
 	Env    []string // the node's environment; nil: this process's own
 	Dir    string   // the node's working directory; "": this process's own
@@ -132,7 +132,8 @@ type span struct{ from, to time.Time }
 // SIGUSR1 and SIGUSR2, which it forwards to the node. It may be PID 1.
 //
 // The node is never sent SIGKILL. When supervise itself is killed, the node gets
-// a SIGTERM from the kernel.
+// a SIGTERM from the kernel. A shell script around the node must exec it: it is
+// the command itself that gets the signals and whose exit code is judged.
 func Supervise(ctx context.Context, o SuperviseOptions) (exitCode int, err error) {
 	o, err = o.withDefaults()
 	if err != nil {
@@ -382,7 +383,7 @@ func (s *supervisor) down() {
 		how := s.unclean
 		s.endHold()
 		s.startAgain()
-		h.peer.refuse(codeKilled, "it ended with "+how, "what lies on its disk is not a clean state; look at the node's log")
+		h.peer.refuse(codeKilled, "it ended: "+how, taintedHint)
 	default:
 		s.state = stateHeld
 		h.peer.reply(s.answer())

@@ -1,0 +1,494 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
+)
+
+// execNode is a fake node that exec controls, running.
+func execNode(t *testing.T) (home, ExecConfig) {
+	t.Helper()
+	h := newHome(t)
+	ctl := func(verb string) []string { return []string{self(), "play-ctl", verb, string(h)} }
+	c := ExecConfig{
+		Stop: ctl("stop"), Start: ctl("start"), Status: ctl("status"), Dir: t.TempDir(), SwapFile: h.path("swap.json"),
+		StartTimeout: 5 * time.Second, StatusTimeout: 5 * time.Second, Linger: 3 * time.Second,
+	}
+	if code := playCtlProcess(t, c.Start); code != 0 {
+		t.Fatalf("start: exit status %d", code)
+	}
+	return h, c
+}
+
+func playCtlProcess(t *testing.T, argv []string) int {
+	t.Helper()
+	c, err := spawn(argv, nodeEnv(), true, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.free()
+	if err := c.wait(ctxOf(t)); err != nil {
+		t.Fatal(err)
+	}
+	return c.ws.ExitStatus()
+}
+
+func mustExec(t *testing.T, c ExecConfig) *execControl {
+	t.Helper()
+	e, err := NewExec(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.(*execControl)
+}
+
+// closed waits until the journal is closed and the lock free.
+func closed(t *testing.T, c ExecConfig) {
+	t.Helper()
+	eventually(t, 5*time.Second, "the journal is closed", func() bool {
+		rec, err := ReadHold(c.Dir)
+		return rec == nil && err == nil
+	})
+	eventually(t, 5*time.Second, "the hold lock is free", func() bool {
+		l, err := fsx.TryLock(c.Dir + "/" + lockFile)
+		return err == nil && l.Unlock() == nil
+	})
+}
+
+func guardOf(t *testing.T, eddy int) (pid int) {
+	t.Helper()
+	eventually(t, 5*time.Second, "a guard", func() bool {
+		for _, c := range children(eddy) {
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c))
+			if string(b) == "eddy\x00guard\x00" {
+				pid = c
+			}
+		}
+		return pid != 0
+	})
+	return pid
+}
+
+func TestExecHoldAndRelease(t *testing.T) {
+	h, c := execNode(t)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+	e, ctx := mustExec(t, c), ctxOf(t)
+	before, err := e.Status(ctx)
+	if err != nil || !before.Running || before.Held || before.Since != fmt.Sprintf("pid %d", h.pid()) {
+		t.Fatalf("before: %+v, %v", before, err)
+	}
+	began := time.Now()
+	hold, err := e.Hold(ctx, Request{Stage: "s1\n", Down: AllDown([]string{string(h)}, []string{"127.0.0.1:1"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("held after %s", time.Since(began))
+	rec, err := ReadHold(c.Dir)
+	if err != nil || rec == nil || rec.Stage != "s1" || rec.Purpose != "backup" || rec.Identity != before.Since || rec.PID != os.Getpid() {
+		t.Fatalf("journal: %+v, %v", rec, err)
+	}
+	if st, err := e.Status(ctx); err != nil || st.Running || !st.Held || h.pid() != 0 {
+		t.Fatalf("in the hold: %+v, %v", st, err)
+	}
+	if _, err := mustExec(t, c).Hold(ctx, Request{}); !errors.Is(err, ErrHeld) || !errors.Is(err, fsx.ErrLocked) {
+		t.Fatalf("second hold: %v, want ErrHeld", err)
+	}
+	if _, err := mustExec(t, c).Recover(ctx); !errors.Is(err, ErrHeld) {
+		t.Fatalf("recover in the hold: %v, want ErrHeld", err)
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	began = time.Now()
+	for range 2 {
+		if err := hold.Release(cancelled); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("released after %s", time.Since(began))
+	select {
+	case <-hold.Lost():
+		t.Fatal("a released hold counts as lost")
+	case <-time.After(20 * time.Millisecond):
+	}
+	if h.starts() != 2 || h.pid() == 0 {
+		t.Fatalf("%d starts, node %d", h.starts(), h.pid())
+	}
+	closed(t, c)
+	if list := children(os.Getpid()); len(list) != 0 {
+		t.Fatalf("children are left: %v", list)
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", h.pid()))
+	if err != nil || strings.Contains(string(env), "hunter2") {
+		t.Fatalf("the node carries our credentials about: %v", err)
+	}
+	if acted, err := e.Recover(ctx); acted || err != nil {
+		t.Fatalf("nothing to recover: %v, %v", acted, err)
+	}
+}
+
+// Whoever dies or freezes, the node runs again within the deadline and the
+// journal is closed.
+func TestExecFaultsInTheHold(t *testing.T) {
+	const deadline = 2500 * time.Millisecond
+	for name, tc := range map[string]struct {
+		fault  func(eddy, guard int)
+		within time.Duration // after the fault; 0: not without recover
+		eddy   bool          // lives on
+	}{
+		"eddy killed":  {func(e, _ int) { _ = unix.Kill(e, unix.SIGKILL) }, deadline, false},
+		"eddy frozen":  {func(e, _ int) { _ = unix.Kill(e, unix.SIGSTOP) }, deadline + time.Second, false},
+		"eddy hangs":   {func(e, _ int) {}, deadline + time.Second, false},
+		"guard killed": {func(_, g int) { _ = unix.Kill(g, unix.SIGKILL) }, deadline + time.Second, true},
+		"guard frozen": {func(_, g int) { _ = unix.Kill(g, unix.SIGSTOP) }, deadline + guardFirst + time.Second, true},
+		"guard told":   {func(_, g int) { _ = unix.Kill(g, unix.SIGTERM); _ = unix.Kill(g, unix.SIGHUP) }, deadline + time.Second, false},
+		"both killed":  {func(e, g int) { _ = unix.Kill(g, unix.SIGKILL); _ = unix.Kill(e, unix.SIGKILL) }, 0, false},
+		"both, reboot": {func(e, g int) {
+			_ = unix.Kill(e, unix.SIGSTOP)
+			_ = unix.Kill(g, unix.SIGKILL)
+			_ = unix.Kill(e, unix.SIGKILL)
+		}, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "both, reboot" {
+				t.Setenv("EDDY_BOOT_ID", "before")
+			} else {
+				t.Parallel()
+			}
+			h, c := execNode(t)
+			began := time.Now()
+			p := holder(t, holderArgs{Exec: &c, Timeout: 2 * time.Second, Deadline: deadline})
+			p.expect(t, "held")
+			guard := guardOf(t, p.Process.Pid)
+			tc.fault(p.Process.Pid, guard)
+			fault := time.Now()
+			if tc.within == 0 {
+				p.exit(t)
+				if name == "both, reboot" {
+					t.Setenv("EDDY_BOOT_ID", "after")
+				}
+				time.Sleep(50 * time.Millisecond)
+				if rec, err := ReadHold(c.Dir); rec == nil || err != nil || h.starts() != 1 {
+					t.Fatalf("a look changed something: %+v, %v, %d starts", rec, err, h.starts())
+				}
+				if _, err := mustExec(t, c).Hold(ctxOf(t), Request{}); err == nil || hint.Of(err) == "" {
+					t.Fatalf("a hold over an open journal: %v", err)
+				}
+				fault = time.Now()
+				acted, err := mustExec(t, c).Recover(ctxOf(t))
+				if !acted || err != nil {
+					t.Fatalf("recover: %v, %v", acted, err)
+				}
+				if h.starts() != 2 {
+					t.Fatalf("%d starts", h.starts())
+				}
+			}
+			eventually(t, max(tc.within, time.Second), "the node runs again", func() bool { return h.starts() == 2 })
+			t.Logf("node runs %s after the fault, %s after the hold began (deadline %s)", time.Since(fault), time.Since(began), deadline)
+			if tc.eddy {
+				p.expect(t, "lost")
+				_ = unix.Kill(guard, unix.SIGCONT)
+				p.in("release")
+				p.expect(t, "released")
+			} else {
+				p.exit(t)
+			}
+			closed(t, c)
+			eventually(t, time.Second, "exactly one node", func() bool { return h.pid() != 0 && h.starts() == 2 })
+			// The next hold works.
+			hold, err := mustExec(t, c).Hold(ctxOf(t), Request{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := hold.Release(ctxOf(t)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestExecEddyDiesDuringTheStop(t *testing.T) {
+	t.Parallel()
+	h, c := execNode(t)
+	h.write("mode", "slow 500ms")
+	p := holder(t, holderArgs{Exec: &c, Timeout: 2 * time.Second, Deadline: 10 * time.Second})
+	eventually(t, 3*time.Second, "the stop begins", func() bool { return h.read("signals") != "" })
+	_ = p.Process.Kill()
+	took := eventually(t, 3*time.Second, "the node ended late and runs again", func() bool { return h.starts() == 2 })
+	t.Logf("node runs %s after eddy died in the stop", took)
+	closed(t, c)
+}
+
+func TestExecStopsThatGoWrong(t *testing.T) {
+	for name, tc := range map[string]struct {
+		file, text string
+		want       error
+		starts     int // in the end
+	}{
+		"slow":         {"mode", "slow 300ms", nil, 2},
+		"too slow":     {"mode", "slow 1500ms", ErrStopTimeout, 2},
+		"ignores":      {"mode", "ignore", ErrStopTimeout, 1},
+		"dies of KILL": {"mode", "kill", ErrKilled, 2},
+		"crashes":      {"mode", "exit 2", ErrKilled, 2},
+		"stop fails":   {"stop-fails", "no right to do that", errAny, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, c := execNode(t)
+			h.write(tc.file, tc.text)
+			c.Linger = 2 * time.Second
+			e := mustExec(t, c)
+			hold, err := e.Hold(ctxOf(t), Request{Timeout: 800 * time.Millisecond, Deadline: 20 * time.Second})
+			if tc.want == nil {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := hold.Release(ctxOf(t)); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				if err == nil || tc.want != errAny && !errors.Is(err, tc.want) {
+					t.Fatalf("hold: %v, want %v", err, tc.want)
+				}
+				t.Logf("%v\n hint: %s", err, hint.Of(err))
+			}
+			if tc.want == ErrStopTimeout {
+				if _, err := e.Hold(ctxOf(t), Request{}); !errors.Is(err, ErrHeld) {
+					t.Fatalf("hold while the guard lingers: %v", err)
+				}
+			}
+			closed(t, c)
+			if h.pid() == 0 || h.starts() != tc.starts {
+				t.Fatalf("node %d, %d starts", h.pid(), h.starts())
+			}
+			// Once the cause is gone it works again, and no guard stays a zombie.
+			_ = os.Remove(h.path(tc.file))
+			if hold, err = e.Hold(ctxOf(t), Request{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := hold.Release(ctxOf(t)); err != nil {
+				t.Fatal(err)
+			}
+			if len(e.guards) != 0 {
+				t.Fatalf("%d guards are left", len(e.guards))
+			}
+		})
+	}
+}
+
+var errAny = errors.New("any")
+
+func TestExecHoldRefuses(t *testing.T) {
+	h, c := execNode(t)
+	e, ctx := mustExec(t, c), ctxOf(t)
+	for name, tc := range map[string]struct {
+		file, text string
+		want       string
+	}{
+		"a swap":         {"swap.json", "{}", "a restore is under way"},
+		"unknown status": {"status-says", "4", "exit status 4"},
+		"stopped":        {"status-says", "3", ErrStopped.Error()},
+	} {
+		h.write(tc.file, tc.text)
+		if _, err := e.Hold(ctx, Request{}); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+		_ = os.Remove(h.path(tc.file))
+		closed(t, c)
+	}
+	if h.starts() != 1 || h.read("signals") != "" {
+		t.Fatal("the node noticed")
+	}
+	for _, bad := range []ExecConfig{{}, {Stop: c.Stop, Start: c.Start, Dir: c.Dir}, {Stop: c.Stop, Start: c.Start, Status: []string{"a\x00"}, Dir: c.Dir}, {Stop: c.Stop, Start: c.Start, Status: c.Status}} {
+		if _, err := NewExec(bad); err == nil {
+			t.Errorf("taken: %+v", bad)
+		}
+	}
+}
+
+func TestExecProofFails(t *testing.T) {
+	h, c := execNode(t)
+	_, err := mustExec(t, c).Hold(ctxOf(t), Request{
+		Timeout: 300 * time.Millisecond, Deadline: 10 * time.Second,
+		Down: func(context.Context) error { return fmt.Errorf("%w: port 1 answers", ErrNotDown) },
+	})
+	if !errors.Is(err, ErrNotDown) {
+		t.Fatalf("hold: %v", err)
+	}
+	if h.starts() != 2 || h.pid() == 0 {
+		t.Fatal("the node was not started again")
+	}
+	closed(t, c)
+}
+
+func TestExecCancelledDuringTheStop(t *testing.T) {
+	h, c := execNode(t)
+	h.write("mode", "slow 200ms")
+	ctx, cancel := context.WithCancel(ctxOf(t))
+	time.AfterFunc(150*time.Millisecond, cancel)
+	_, err := mustExec(t, c).Hold(ctx, Request{Timeout: 3 * time.Second, Deadline: 10 * time.Second})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("hold: %v", err)
+	}
+	if h.pid() == 0 {
+		t.Fatal("the node does not run")
+	}
+	closed(t, c)
+}
+
+// A start that fails is left to the guard, which goes on until it works.
+func TestExecStartThatFails(t *testing.T) {
+	h, c := execNode(t)
+	c.StartTimeout = 700 * time.Millisecond
+	e, ctx := mustExec(t, c), ctxOf(t)
+	hold, err := e.Hold(ctx, Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.write("start-fails", "resource temporarily unavailable")
+	err = hold.Release(ctx)
+	if err == nil || !strings.Contains(err.Error(), "the guard goes on trying") {
+		t.Fatalf("release: %v", err)
+	}
+	t.Logf("%v\n hint: %s", err, hint.Of(err))
+	if err := os.Remove(h.path("start-fails")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "the guard starts it", func() bool { return h.starts() == 2 })
+	closed(t, c)
+	if err := hold.Release(ctx); err != nil {
+		t.Fatalf("second release, while the node runs: %v", err)
+	}
+	if _, err := e.Recover(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The start that eddy began is seen through by its guard, never doubled, also
+// when the node inherits the start lock.
+func TestExecKilledInTheStart(t *testing.T) {
+	for _, inherit := range []string{"", "yes"} {
+		t.Run("inherit "+inherit, func(t *testing.T) {
+			t.Parallel()
+			h, c := execNode(t)
+			p := holder(t, holderArgs{Exec: &c, Timeout: 2 * time.Second, Deadline: 10 * time.Second})
+			p.expect(t, "held")
+			h.write("start-slow", "400ms")
+			if inherit != "" {
+				h.write("inherit", inherit)
+			}
+			p.in("release")
+			eventually(t, 3*time.Second, "a start is under way", func() bool {
+				l, err := fsx.TryLock(c.Dir + "/" + startLockFile)
+				if err == nil {
+					_ = l.Unlock()
+				}
+				return errors.Is(err, fsx.ErrLocked)
+			})
+			_ = p.Process.Kill()
+			eventually(t, 5*time.Second, "the node runs", func() bool { return h.pid() != 0 })
+			closed(t, c)
+			time.Sleep(500 * time.Millisecond) // a second start would show by now
+			if h.starts() != 2 {
+				t.Fatalf("%d starts", h.starts())
+			}
+		})
+	}
+}
+
+func TestExecRecover(t *testing.T) {
+	rec := Record{
+		Format: 1, MinReader: 1, Kind: "hold", Control: "exec", BootID: "another boot", Started: time.Now().Add(-time.Hour),
+		Deadline: time.Now().Add(-time.Minute), StopMS: 1000, Purpose: "backup", Stage: "s1",
+	}
+	for name, tc := range map[string]struct {
+		raw     string // of the journal; "": rec after edit
+		edit    func(*Record)
+		running bool
+		want    error
+		starts  int
+		closed  bool
+	}{
+		"another boot":            {starts: 2, closed: true},
+		"this boot":               {edit: func(r *Record) { r.BootID = bootNow(t) }, starts: 2, closed: true},
+		"started meanwhile":       {running: true, starts: 1, closed: true},
+		"a clock far behind":      {edit: func(r *Record) { r.BootID = bootNow(t); r.Started = time.Now().Add(100000 * time.Hour) }, running: true, starts: 1, closed: true},
+		"torn":                    {raw: `{"format":1,"ki`, starts: 2, closed: true},
+		"empty":                   {raw: " ", starts: 2, closed: true},
+		"a later version":         {raw: `{"format":7,"min_reader":7,"kind":"hold","control":"exec","purpose":"backup","argv":{"stop":3,"start":"x"},"started":17}`, starts: 2, closed: true},
+		"for a restore":           {edit: func(r *Record) { r.Purpose = "restore" }, want: ErrRestoring, starts: 1},
+		"of another control":      {edit: func(r *Record) { r.Control = "docker" }, want: errAny, starts: 1},
+		"torn and nobody's fault": {raw: "\x00\x00\x00", running: true, starts: 1, closed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, c := execNode(t)
+			if !tc.running {
+				playCtlProcess(t, c.Stop)
+				eventually(t, 3*time.Second, "stopped", func() bool { return h.pid() == 0 })
+			}
+			r := rec
+			if tc.edit != nil {
+				tc.edit(&r)
+			}
+			var err error
+			if tc.raw != "" {
+				err = os.WriteFile(c.Dir+"/"+recordFile, []byte(tc.raw), 0o600)
+			} else {
+				err = r.write(c.Dir)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			acted, err := mustExec(t, c).Recover(ctxOf(t))
+			if (tc.want == nil) != (err == nil) || tc.want != nil && tc.want != errAny && !errors.Is(err, tc.want) || acted != (tc.want == nil) {
+				t.Fatalf("recover: %v, %v", acted, err)
+			}
+			if h.starts() != tc.starts {
+				t.Fatalf("%d starts, want %d", h.starts(), tc.starts)
+			}
+			if left, _ := ReadHold(c.Dir); (left == nil) != tc.closed && tc.raw == "" {
+				t.Fatalf("journal afterwards: %+v", left)
+			}
+		})
+	}
+}
+
+func bootNow(t *testing.T) string {
+	id, err := fsx.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// What the journal names is started, not what the configuration says by now.
+func TestExecRecoverUsesTheRecordsCommands(t *testing.T) {
+	h, c := execNode(t)
+	playCtlProcess(t, c.Stop)
+	eventually(t, 3*time.Second, "stopped", func() bool { return h.pid() == 0 })
+	r := Record{Format: 1, Kind: "hold", Control: "exec", BootID: "b", Purpose: "backup", Argv: Argv{Stop: c.Stop, Start: c.Start, Status: c.Status}}
+	if err := r.write(c.Dir); err != nil {
+		t.Fatal(err)
+	}
+	c.Start, c.Status = []string{"/bin/false"}, []string{"/bin/true"}
+	if acted, err := mustExec(t, c).Recover(ctxOf(t)); !acted || err != nil || h.starts() != 2 {
+		t.Fatalf("%v, %v, %d starts", acted, err, h.starts())
+	}
+}
+
+func TestGuardByHand(t *testing.T) {
+	p := spawnSelf(t, GuardVerb)
+	if code := p.exit(t); code != 1 || !strings.Contains(p.err.String(), "guard:") {
+		t.Fatalf("exit code %d: %s", code, p.err)
+	}
+}
