@@ -13,6 +13,10 @@ import (
 // cannot, be backed up now. The live node was not touched.
 var ErrNotFit = errors.New("the replica is not fit for a backup")
 
+// ErrBehind is beside ErrNotFit where waiting may cure it: the replica has not
+// caught up with its cluster.
+var ErrBehind = errors.New("it has not caught up")
+
 // Position is a point of a replicated history.
 type Position struct {
 	Kind        string        `json:"kind"`        // "cometbft", ...
@@ -62,7 +66,8 @@ type State struct {
 
 // Witness is what another member of the cluster said.
 type Witness struct {
-	URL      string   `json:"url"` // without credentials
+	URL      string   `json:"url"`     // without credentials
+	Cluster  string   `json:"cluster"` // cometbft: chain id
 	Position Position `json:"position"`
 	Error    string   `json:"error,omitempty"`
 }
@@ -77,8 +82,9 @@ type Replica interface {
 	// Holder. It never fsyncs.
 	Capture(ctx context.Context, st *snapshot.Stage) error
 	// Locate reads the position of a sealed stage from the dump itself, without
-	// changing the stage.
-	Locate(ctx context.Context, st *snapshot.Stage) (Position, error)
+	// changing the stage. A dump that cannot be asked has the position that the
+	// node had before it was held, with Consistency "live".
+	Locate(ctx context.Context, st *snapshot.Stage, before State) (Position, error)
 }
 
 // Holder is a replica that must stand still to be captured.

@@ -139,6 +139,7 @@ func TestExecHoldAndRelease(t *testing.T) {
 // Whoever dies or freezes, the node runs again within the deadline and the
 // journal is closed.
 func TestExecFaultsInTheHold(t *testing.T) {
+	t.Parallel()
 	const deadline = 2500 * time.Millisecond
 	for name, tc := range map[string]struct {
 		fault  func(eddy, guard int)
@@ -152,18 +153,13 @@ func TestExecFaultsInTheHold(t *testing.T) {
 		"guard frozen": {func(_, g int) { _ = unix.Kill(g, unix.SIGSTOP) }, deadline + guardFirst + time.Second, true},
 		"guard told":   {func(_, g int) { _ = unix.Kill(g, unix.SIGTERM); _ = unix.Kill(g, unix.SIGHUP) }, deadline + time.Second, false},
 		"both killed":  {func(e, g int) { _ = unix.Kill(g, unix.SIGKILL); _ = unix.Kill(e, unix.SIGKILL) }, 0, false},
-		"both, reboot": {func(e, g int) {
 			_ = unix.Kill(e, unix.SIGSTOP)
 			_ = unix.Kill(g, unix.SIGKILL)
 			_ = unix.Kill(e, unix.SIGKILL)
 		}, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if name == "both, reboot" {
-				t.Setenv("EDDY_BOOT_ID", "before")
-			} else {
-				t.Parallel()
-			}
+			t.Parallel()
 			h, c := execNode(t)
 			began := time.Now()
 			p := holder(t, holderArgs{Exec: &c, Timeout: 2 * time.Second, Deadline: deadline})
@@ -173,9 +169,6 @@ func TestExecFaultsInTheHold(t *testing.T) {
 			fault := time.Now()
 			if tc.within == 0 {
 				p.exit(t)
-				if name == "both, reboot" {
-					t.Setenv("EDDY_BOOT_ID", "after")
-				}
 				time.Sleep(50 * time.Millisecond)
 				if rec, err := ReadHold(c.Dir); rec == nil || err != nil || h.starts() != 1 {
 					t.Fatalf("a look changed something: %+v, %v, %d starts", rec, err, h.starts())
@@ -216,6 +209,29 @@ func TestExecFaultsInTheHold(t *testing.T) {
 	}
 }
 
+// A reboot: everything is gone at once, and the boot id is another one.
+func TestExecReboot(t *testing.T) {
+	h, c := execNode(t)
+	t.Setenv("EDDY_BOOT_ID", "before")
+	p := holder(t, holderArgs{Exec: &c, Timeout: 2 * time.Second, Deadline: time.Minute})
+	p.expect(t, "held")
+	guard := guardOf(t, p.Process.Pid)
+	_ = unix.Kill(p.Process.Pid, unix.SIGSTOP) // or it would see its guard die
+	_ = unix.Kill(guard, unix.SIGKILL)
+	_ = unix.Kill(p.Process.Pid, unix.SIGKILL)
+	p.exit(t)
+	t.Setenv("EDDY_BOOT_ID", "after")
+	if rec, err := ReadHold(c.Dir); err != nil || rec == nil || rec.BootID != "before" {
+		t.Fatalf("journal: %+v, %v", rec, err)
+	}
+	began := time.Now()
+	if acted, err := mustExec(t, c).Recover(ctxOf(t)); !acted || err != nil || h.pid() == 0 {
+		t.Fatalf("recover: %v, %v, node %d", acted, err, h.pid())
+	}
+	t.Logf("node runs %s after recover began", time.Since(began))
+	closed(t, c)
+}
+
 func TestExecEddyDiesDuringTheStop(t *testing.T) {
 	t.Parallel()
 	h, c := execNode(t)
@@ -229,6 +245,7 @@ func TestExecEddyDiesDuringTheStop(t *testing.T) {
 }
 
 func TestExecStopsThatGoWrong(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		file, text string
 		want       error
@@ -288,6 +305,7 @@ func TestExecStopsThatGoWrong(t *testing.T) {
 var errAny = errors.New("any")
 
 func TestExecHoldRefuses(t *testing.T) {
+	t.Parallel()
 	h, c := execNode(t)
 	e, ctx := mustExec(t, c), ctxOf(t)
 	for name, tc := range map[string]struct {
@@ -316,6 +334,7 @@ func TestExecHoldRefuses(t *testing.T) {
 }
 
 func TestExecProofFails(t *testing.T) {
+	t.Parallel()
 	h, c := execNode(t)
 	_, err := mustExec(t, c).Hold(ctxOf(t), Request{
 		Timeout: 300 * time.Millisecond, Deadline: 10 * time.Second,
@@ -331,6 +350,7 @@ func TestExecProofFails(t *testing.T) {
 }
 
 func TestExecCancelledDuringTheStop(t *testing.T) {
+	t.Parallel()
 	h, c := execNode(t)
 	h.write("mode", "slow 200ms")
 	ctx, cancel := context.WithCancel(ctxOf(t))
@@ -347,6 +367,7 @@ func TestExecCancelledDuringTheStop(t *testing.T) {
 
 // A start that fails is left to the guard, which goes on until it works.
 func TestExecStartThatFails(t *testing.T) {
+	t.Parallel()
 	h, c := execNode(t)
 	c.StartTimeout = 700 * time.Millisecond
 	e, ctx := mustExec(t, c), ctxOf(t)
@@ -376,6 +397,7 @@ func TestExecStartThatFails(t *testing.T) {
 // The start that eddy began is seen through by its guard, never doubled, also
 // when the node inherits the start lock.
 func TestExecKilledInTheStart(t *testing.T) {
+	t.Parallel()
 	for _, inherit := range []string{"", "yes"} {
 		t.Run("inherit "+inherit, func(t *testing.T) {
 			t.Parallel()
@@ -406,6 +428,7 @@ func TestExecKilledInTheStart(t *testing.T) {
 }
 
 func TestExecRecover(t *testing.T) {
+	t.Parallel()
 	rec := Record{
 		Format: 1, MinReader: 1, Kind: "hold", Control: "exec", BootID: "another boot", Started: time.Now().Add(-time.Hour),
 		Deadline: time.Now().Add(-time.Minute), StopMS: 1000, Purpose: "backup", Stage: "s1",
@@ -473,6 +496,7 @@ func bootNow(t *testing.T) string {
 
 // What the journal names is started, not what the configuration says by now.
 func TestExecRecoverUsesTheRecordsCommands(t *testing.T) {
+	t.Parallel()
 	h, c := execNode(t)
 	playCtlProcess(t, c.Stop)
 	eventually(t, 3*time.Second, "stopped", func() bool { return h.pid() == 0 })

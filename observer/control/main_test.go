@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	}
 	// These tests wait much and compute little.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "16"); err != nil {
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)

@@ -46,6 +46,7 @@ func supervise(t *testing.T, h home, o SuperviseOptions) (*proc, string) {
 }
 
 func TestSuperviseHoldAndRelease(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	_, sock := supervise(t, h, SuperviseOptions{})
 	c := NewSupervise(sock)
@@ -96,6 +97,7 @@ func TestSuperviseHoldAndRelease(t *testing.T) {
 }
 
 func TestSuperviseHolderDiesOrFreezes(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		signal unix.Signal
 		within time.Duration
@@ -127,6 +129,7 @@ func TestSuperviseHolderDiesOrFreezes(t *testing.T) {
 }
 
 func TestSuperviseConnectionDrop(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	_, sock := supervise(t, h, SuperviseOptions{})
 	hold, err := NewSupervise(sock).Hold(ctxOf(t), Request{})
@@ -148,6 +151,7 @@ func TestSuperviseConnectionDrop(t *testing.T) {
 // The supervisor is the guard: when it is killed its manager starts it again,
 // and it the node.
 func TestSuperviseKilledOrRebooted(t *testing.T) {
+	t.Parallel()
 	for name, both := range map[string]bool{"guard only": false, "guard and holder, a reboot": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -175,6 +179,7 @@ func TestSuperviseKilledOrRebooted(t *testing.T) {
 }
 
 func TestSuperviseStopsThatGoWrong(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		mode   string
 		want   error
@@ -231,6 +236,7 @@ func TestSuperviseStopsThatGoWrong(t *testing.T) {
 }
 
 func TestSuperviseHoldAbandonedDuringTheStop(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.write("mode", "slow 400ms")
 	_, sock := supervise(t, h, SuperviseOptions{})
@@ -241,6 +247,7 @@ func TestSuperviseHoldAbandonedDuringTheStop(t *testing.T) {
 }
 
 func TestSuperviseRefuses(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	p, sock := supervise(t, h, SuperviseOptions{MaxHold: time.Minute, MaxHeldPerHour: 90 * time.Second})
 	c, ctx := NewSupervise(sock), ctxOf(t)
@@ -274,6 +281,7 @@ func TestSuperviseRefuses(t *testing.T) {
 }
 
 func TestSuperviseHeldPerHour(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	_, sock := supervise(t, h, SuperviseOptions{MaxHeldPerHour: 2 * time.Second})
 	c, ctx := NewSupervise(sock), ctxOf(t)
@@ -292,6 +300,7 @@ func TestSuperviseHeldPerHour(t *testing.T) {
 }
 
 func TestSuperviseForwardsSignalsAndExitCode(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	h.write("mode", "exit 42")
 	p, _ := supervise(t, h, SuperviseOptions{})
@@ -312,6 +321,7 @@ func TestSuperviseForwardsSignalsAndExitCode(t *testing.T) {
 }
 
 func TestSuperviseExitsWithTheNode(t *testing.T) {
+	t.Parallel()
 	for usr1, want := range map[string]int{"exit 3": 3, "kill": 137, "clean": 0} {
 		h := newHome(t)
 		h.write("usr1", usr1)
@@ -328,6 +338,7 @@ func TestSuperviseExitsWithTheNode(t *testing.T) {
 }
 
 func TestSuperviseToldToStopDuringAHold(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	p, sock := supervise(t, h, SuperviseOptions{})
 	hold, err := NewSupervise(sock).Hold(ctxOf(t), Request{})
@@ -348,6 +359,7 @@ func TestSuperviseToldToStopDuringAHold(t *testing.T) {
 
 // When supervise is killed the node gets a SIGTERM, not an orphan's life.
 func TestSuperviseDeathStopsTheNode(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	p, _ := supervise(t, h, SuperviseOptions{})
 	_ = p.Process.Kill()
@@ -358,6 +370,7 @@ func TestSuperviseDeathStopsTheNode(t *testing.T) {
 }
 
 func TestSuperviseReapsOrphans(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	argv := []string{self(), "play-orphans", string(h)}
 	check := func(t *testing.T, pid int) {
@@ -376,6 +389,7 @@ func TestSuperviseReapsOrphans(t *testing.T) {
 }
 
 func TestSuperviseAsPID1(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Log("not root: a pid namespace needs a user namespace, too")
 	}
@@ -421,6 +435,7 @@ func TestSuperviseAsPID1(t *testing.T) {
 // A wrapper that dies of SIGTERM leaves the node behind: it counts only when
 // that is gone, too, and as unclean.
 func TestSuperviseWrapperScript(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	node := strings.Join(h.nodeArgv(), " ")
 	_, sock := supervise(t, h, SuperviseOptions{Argv: []string{"/bin/sh", "-c", node + " child; exit $?"}})
@@ -436,6 +451,7 @@ func TestSuperviseWrapperScript(t *testing.T) {
 }
 
 func TestSuperviseSwapFile(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	swap := h.path("swap.json")
 	_, sock := supervise(t, h, SuperviseOptions{SwapFile: swap})
@@ -468,6 +484,7 @@ func TestSuperviseSwapFile(t *testing.T) {
 }
 
 func TestSupervisePeers(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Log("not root: only our own user can be tried")
 		return
@@ -517,6 +534,7 @@ func TestSupervisePeers(t *testing.T) {
 }
 
 func TestSuperviseProtocolErrors(t *testing.T) {
+	t.Parallel()
 	h := newHome(t)
 	_, sock := supervise(t, h, SuperviseOptions{})
 	conn, err := net.Dial("unix", sock)
@@ -547,6 +565,7 @@ func TestSuperviseProtocolErrors(t *testing.T) {
 }
 
 func TestSuperviseUnreachable(t *testing.T) {
+	t.Parallel()
 	_, err := NewSupervise(filepath.Join(t.TempDir(), "none")).Hold(ctxOf(t), Request{})
 	if err == nil || !strings.Contains(hint.Of(err), "eddy supervise --socket") {
 		t.Fatalf("%v, hint %q", err, hint.Of(err))

@@ -29,7 +29,7 @@ func (d *databases) openDB(name, engine, dir string) (dbm.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database %s (%s): %w", name, engine, err)
 	}
-	g := &guarded{db: db, name: name}
+	g := &guarded{db: db, name: name, iters: map[dbm.Iterator]struct{}{}}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open = append(d.open, g)
@@ -51,12 +51,16 @@ func (d *databases) close(within time.Duration) error {
 }
 
 // guarded is a database that may be closed while others still use it. Every
-// operation holds the lock for reading, an iterator until it is closed; closing
-// takes it for writing and never gives it back.
+// operation, of an iterator too, holds the lock for reading; closing takes it for
+// writing and never gives it back. Iterators that nobody closed (CometBFT forgets
+// some, and pebble panics over them) are closed then.
 type guarded struct {
 	name string
 	mu   sync.RWMutex
 	db   dbm.DB
+
+	itMu  sync.Mutex
+	iters map[dbm.Iterator]struct{}
 }
 
 func (g *guarded) shut(deadline time.Time) error {
@@ -66,7 +70,11 @@ func (g *guarded) shut(deadline time.Time) error {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	return g.db.Close()
+	var errs []error
+	for it := range g.iters {
+		errs = append(errs, it.Close())
+	}
+	return errors.Join(append(errs, g.db.Close())...)
 }
 
 func (g *guarded) Get(key []byte) ([]byte, error) {
@@ -115,12 +123,15 @@ func (g *guarded) ReverseIterator(start, end []byte) (dbm.Iterator, error) {
 
 func (g *guarded) iterate(open func(start, end []byte) (dbm.Iterator, error), start, end []byte) (dbm.Iterator, error) {
 	g.mu.RLock()
+	defer g.mu.RUnlock()
 	it, err := open(start, end)
 	if err != nil {
-		g.mu.RUnlock()
 		return nil, err
 	}
-	return &guardedIterator{Iterator: it, release: sync.OnceFunc(g.mu.RUnlock)}, nil
+	g.itMu.Lock()
+	defer g.itMu.Unlock()
+	g.iters[it] = struct{}{}
+	return &guardedIterator{it: it, g: g}, nil
 }
 
 // Close does nothing: databases.close does, when the node has stopped.
@@ -141,13 +152,49 @@ func (g *guarded) Compact(start, end []byte) error {
 }
 
 type guardedIterator struct {
-	dbm.Iterator
-	release func()
+	it dbm.Iterator
+	g  *guarded
+}
+
+func (i *guardedIterator) Domain() (start, end []byte) { return i.it.Domain() }
+
+func (i *guardedIterator) Valid() bool {
+	i.g.mu.RLock()
+	defer i.g.mu.RUnlock()
+	return i.it.Valid()
+}
+
+func (i *guardedIterator) Next() {
+	i.g.mu.RLock()
+	defer i.g.mu.RUnlock()
+	i.it.Next()
+}
+
+func (i *guardedIterator) Key() []byte {
+	i.g.mu.RLock()
+	defer i.g.mu.RUnlock()
+	return i.it.Key()
+}
+
+func (i *guardedIterator) Value() []byte {
+	i.g.mu.RLock()
+	defer i.g.mu.RUnlock()
+	return i.it.Value()
+}
+
+func (i *guardedIterator) Error() error {
+	i.g.mu.RLock()
+	defer i.g.mu.RUnlock()
+	return i.it.Error()
 }
 
 func (i *guardedIterator) Close() error {
-	defer i.release()
-	return i.Iterator.Close()
+	i.g.mu.RLock()
+	defer i.g.mu.RUnlock()
+	i.g.itMu.Lock()
+	defer i.g.itMu.Unlock()
+	delete(i.g.iters, i.it)
+	return i.it.Close()
 }
 
 type guardedBatch struct {

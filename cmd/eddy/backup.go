@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+
+	"github.com/netresearch/go-cron"
+	"github.com/spf13/cobra"
+
+	"github.com/eddy-backup/eddy/internal/config"
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/uploader"
+)
+
+func (a *app) backupCommand() *cobra.Command {
+	var label string
+	var newIncarnation bool
+	c := &cobra.Command{
+		Use: "backup", Short: "make one backup now and wait for it", Args: cobra.NoArgs,
+		Example: "  eddy backup\n  eddy backup --label before-v18",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := uploader.CheckLabel(label); err != nil {
+				return hint.Add(errorsJoinUsage(err), "3 to 25 of letters, digits, _ . -, not beginning with two dots")
+			}
+			c, err := a.load(config.NeedBackup)
+			if err != nil {
+				return err
+			}
+			b, err := a.newBackup(cmd.Context(), c, label)
+			if err != nil {
+				return err
+			}
+			b.NewIncarn = newIncarnation
+			_, err = b.Run(cmd.Context())
+			return err
+		},
+	}
+	c.Flags().StringVar(&label, "label", "auto", "a word of your own for this backup")
+	c.Flags().BoolVar(&newIncarnation, "new-incarnation", false, "accept that this cluster's history began anew (another genesis)")
+	return c
+}
+
+func (a *app) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "run", Short: "the daemon: back up by the schedule until told to stop", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.load(config.NeedRun)
+			if err != nil {
+				return err
+			}
+			schedule, err := cron.ParseStandard(c.Schedule)
+			if err != nil {
+				return err // config has parsed it before
+			}
+			first, err := a.newBackup(cmd.Context(), c, "auto")
+			if err != nil {
+				return err
+			}
+			d := &job.Daemon{
+				Workdir: first.Workdir, Schedule: schedule, Events: a.ui, Now: first.Now,
+				Recover: first.Replica.Recover,
+				Backup: func(ctx context.Context) error {
+					b, err := a.newBackup(ctx, c, "auto")
+					if err != nil {
+						return err
+					}
+					_, err = b.Run(ctx)
+					return err
+				},
+			}
+			if c.Retention.By == "eddy" {
+				d.Expire = func(ctx context.Context) error {
+					return a.expire(ctx, first.Catalog, c.Retention.Last, true)
+				}
+			}
+			return d.Run(cmd.Context())
+		},
+	}
+}

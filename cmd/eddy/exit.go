@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/eddy-backup/eddy/internal/config"
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/snapshot"
+	"github.com/eddy-backup/eddy/uploader"
+)
+
+// The exit codes, as docs/cli.md lists them.
+const (
+	exitDone         = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitWarnings     = 3
+	exitNoBackup     = 10
+	exitLocked       = 11
+	exitNotFit       = 12
+	exitCorrupt      = 13
+	exitStore        = 14
+	exitProof        = 15
+	exitNotConfirmed = 16
+	exitInterrupted  = 130
+)
+
+// errUsage marks an error of the command line itself.
+var errUsage = errors.New("usage")
+
+// errProof: what was restored is not what was backed up.
+var errProof = errors.New("proof failed")
+
+// childExit carries the exit code of a child that eddy stands for (supervise).
+type childExit int
+
+func (c childExit) Error() string { return "child exited" }
+
+// exitCode maps an error to the code that scripts rely on. An interruption wins
+// over whatever it caused; among the others the first sentinel found in this
+// order stands.
+func exitCode(ctx context.Context, err error) int {
+	var child childExit
+	var conf *config.Error
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &child):
+		return int(child)
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.As(err, &conf), errors.Is(err, errUsage):
+		return exitUsage
+	case errors.Is(err, job.ErrWarnings):
+		return exitWarnings
+	case errors.Is(err, uploader.ErrNoSuchBackup):
+		return exitNoBackup
+	case errors.Is(err, fsx.ErrLocked):
+		return exitLocked
+	case errors.Is(err, job.ErrNotConfirmed), errors.Is(err, uploader.ErrNewest):
+		return exitNotConfirmed
+	case errors.Is(err, observer.ErrNotFit), errors.Is(err, control.ErrStopped), errors.Is(err, control.ErrKilled):
+		return exitNotFit
+	case errors.Is(err, errProof):
+		return exitProof
+	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged):
+		return exitCorrupt
+	case errors.Is(err, uploader.ErrRefused), errors.Is(err, uploader.ErrUnreachable), errors.Is(err, uploader.ErrNotFound):
+		return exitStore
+	default:
+		return exitFailed
+	}
+}

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/eddy-backup/eddy/internal/config"
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/uploader"
+)
+
+// listed is a line of `eddy list`.
+type listed struct {
+	ID       string    `json:"id"`
+	Status   string    `json:"status"`
+	Label    string    `json:"label"`
+	Latest   bool      `json:"latest,omitempty"`
+	Position uint64    `json:"position,omitempty"`
+	Size     int64     `json:"stored_bytes"`
+	Volumes  int       `json:"volumes"`
+	Created  time.Time `json:"created"`
+	Text     string    `json:"text,omitempty"` // of an error, or the progress
+}
+
+func (listed) MessageType() string { return "backup" }
+
+func (l listed) Line() string { return "" } // the table shows it
+
+func asListed(b uploader.Backup) listed {
+	l := listed{ID: b.ID, Status: string(b.Status), Label: b.Label, Latest: b.Latest, Size: b.Size, Volumes: b.Volumes, Created: b.Created, Text: b.Text}
+	if b.Manifest != nil {
+		l.Position = b.Manifest.Position.Index
+	}
+	return l
+}
+
+func (a *app) listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list [LABEL]", Short: "list the backups in the store", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.load(config.NeedStore)
+			if err != nil {
+				return err
+			}
+			_, cat, err := a.openCatalog(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			if c.Cluster == "" {
+				return a.listClusters(cmd.Context(), cat)
+			}
+			all, err := cat.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			t := ui.Table("ID", "STATUS", "HEIGHT", "STORED", "CREATED", "")
+			for _, b := range all {
+				if len(args) == 1 && b.Label != args[0] {
+					continue
+				}
+				l := asListed(b)
+				if a.json {
+					if err := a.result(l); err != nil {
+						return err
+					}
+					continue
+				}
+				note := l.Text
+				if l.Latest {
+					note = strings.TrimSpace("latest " + note)
+				}
+				height := ""
+				if l.Position > 0 {
+					height = fmt.Sprint(l.Position)
+				}
+				t.Row(l.ID, l.Status, height, ui.Bytes(l.Size), l.Created.Local().Format("2006-01-02 15:04"), note)
+			}
+			if !a.json {
+				if t.Len() == 0 {
+					fmt.Fprintf(a.err, "no backups of %s in %s\n", c.Cluster, c.Store.URL)
+					return nil
+				}
+				_, err = fmt.Fprint(a.out, t)
+			}
+			return err
+		},
+	}
+}
+
+func (a *app) listClusters(ctx context.Context, cat *uploader.Catalog) error {
+	names, err := cat.Clusters(ctx)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		fmt.Fprintln(a.err, "no cluster has backups here")
+	}
+	for _, n := range names {
+		if err := a.result(clusterName{Cluster: n}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type clusterName struct {
+	Cluster string `json:"cluster"`
+}
+
+func (clusterName) MessageType() string { return "cluster" }
+func (c clusterName) Line() string      { return c.Cluster }
+
+// shown is `eddy show`: the manifest as it stands in the bucket.
+type shown struct {
+	Status   string             `json:"status"`
+	Manifest *uploader.Manifest `json:"manifest"`
+}
+
+func (shown) MessageType() string { return "show" }
+
+func (s shown) Line() string {
+	b, err := json.MarshalIndent(s.Manifest, "", "  ")
+	if err != nil {
+		panic(err) // a struct of plain values that came from JSON
+	}
+	return string(b)
+}
+
+func (a *app) showCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "show SEL", Short: "show one backup's manifest", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, _, err := a.selected(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if b.Manifest == nil {
+				return a.result(plain{Type: "show", Text: fmt.Sprintf("%s is %s: %s", b.ID, b.Status, b.Text)})
+			}
+			return a.result(shown{Status: string(b.Status), Manifest: b.Manifest})
+		},
+	}
+}
+
+// plain is a result that is one sentence.
+type plain struct {
+	Type string `json:"-"`
+	Text string `json:"text"`
+}
+
+func (p plain) MessageType() string { return p.Type }
+func (p plain) Line() string        { return p.Text }
+
+func (a *app) selected(ctx context.Context, sel string) (uploader.Backup, *uploader.Catalog, error) {
+	c, err := a.load(config.NeedCatalog)
+	if err != nil {
+		return uploader.Backup{}, nil, err
+	}
+	_, cat, err := a.openCatalog(ctx, c)
+	if err != nil {
+		return uploader.Backup{}, nil, err
+	}
+	b, err := cat.Select(ctx, sel)
+	return b, cat, err
+}
+
+func (a *app) deleteCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "delete SEL", Short: "delete one backup", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, cat, err := a.selected(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if err := a.confirm(fmt.Sprintf("delete %s (%s, %s)", b.ID, b.Status, ui.Bytes(b.Size)), b.ID); err != nil {
+				return err
+			}
+			if err := cat.Delete(cmd.Context(), b.ID); err != nil {
+				return err
+			}
+			return a.result(plain{Type: "deleted", Text: "deleted " + b.ID})
+		},
+	}
+}
+
+func (a *app) expireCommand() *cobra.Command {
+	var apply bool
+	var last int
+	c := &cobra.Command{
+		Use: "expire", Short: "delete what retention no longer keeps (a dry run without --apply)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.load(config.NeedCatalog)
+			if err != nil {
+				return err
+			}
+			_, cat, err := a.openCatalog(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			if !cmd.Flags().Changed("last") {
+				last = c.Retention.Last
+			}
+			if last < 1 {
+				return hint.Add(errorsJoinUsage(errors.New("nothing says how many backups to keep")), "set retention.last in the configuration, or say --last N")
+			}
+			return a.expire(cmd.Context(), cat, last, apply)
+		},
+	}
+	c.Flags().BoolVar(&apply, "apply", false, "really delete")
+	c.Flags().IntVar(&last, "last", 0, "how many READY backups to keep (default: retention.last)")
+	return c
+}
+
+// expired is a line of `eddy expire`.
+type expired struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+	Size   int64  `json:"stored_bytes"`
+	Done   bool   `json:"deleted"`
+}
+
+func (expired) MessageType() string { return "expire" }
+
+func (e expired) Line() string {
+	verb := "would delete"
+	if e.Done {
+		verb = "deleted"
+	}
+	return fmt.Sprintf("%s %s (%s): %s", verb, e.ID, ui.Bytes(e.Size), e.Reason)
+}
+
+func (a *app) expire(ctx context.Context, cat *uploader.Catalog, last int, apply bool) error {
+	plan, err := cat.PlanExpire(ctx, uploader.Policy{Last: last}, time.Now())
+	if err != nil {
+		return err
+	}
+	if len(plan) == 0 {
+		return a.result(plain{Type: "expire", Text: "nothing to expire"})
+	}
+	for _, x := range plan {
+		if apply {
+			if err := cat.Delete(ctx, x.ID); err != nil {
+				return err
+			}
+		}
+		if err := a.result(expired{ID: x.ID, Reason: x.Reason, Size: x.Size, Done: apply}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// status is what `eddy status` prints.
+type status struct {
+	Running *job.State      `json:"running,omitempty"`
+	Hold    *control.Record `json:"hold,omitempty"`
+	Last    job.Last        `json:"last"`
+	Node    *control.Status `json:"node,omitempty"`
+	NodeErr string          `json:"node_error,omitempty"`
+}
+
+func (status) MessageType() string { return "status" }
+
+func (s status) Line() string {
+	var b strings.Builder
+	if s.Running == nil {
+		b.WriteString("no backup is running")
+	} else {
+		fmt.Fprintf(&b, "backup %s: %s, begun %s", s.Running.ID, s.Running.State, s.Running.Started.Local().Format(time.RFC3339))
+	}
+	switch {
+	case s.NodeErr != "":
+		fmt.Fprintf(&b, "\nnode: unknown (%s)", s.NodeErr)
+	case s.Node != nil && s.Node.Held:
+		b.WriteString("\nnode: held still by eddy")
+	case s.Node != nil && s.Node.Running:
+		b.WriteString("\nnode: running")
+	case s.Node != nil:
+		b.WriteString("\nnode: stopped")
+	}
+	if s.Hold != nil {
+		fmt.Fprintf(&b, "\nopen hold: for a %s since %s, until %s at the latest", s.Hold.Purpose, s.Hold.Started.Local().Format(time.RFC3339), s.Hold.Deadline.Local().Format(time.RFC3339))
+	}
+	if s.Last.LastSuccess.IsZero() {
+		b.WriteString("\nlast success: never")
+	} else {
+		fmt.Fprintf(&b, "\nlast success: %s (%s), node held %.2f s", s.Last.LastSuccess.Local().Format(time.RFC3339), s.Last.LastID, s.Last.HeldSeconds)
+	}
+	if s.Last.LastError != "" {
+		fmt.Fprintf(&b, "\nlast run, %s, failed: %s", s.Last.LastRun.Local().Format(time.RFC3339), s.Last.LastError)
+	}
+	return b.String()
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "is a backup running, when was the last", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.load(config.NeedReplica)
+			if err != nil {
+				return err
+			}
+			w := job.Workdir{Dir: c.Workdir}
+			var s status
+			if s.Running, err = w.State(); err != nil {
+				return err
+			}
+			if s.Last, err = w.Last(); err != nil {
+				return err
+			}
+			if s.Hold, err = control.ReadHold(c.Workdir); err != nil {
+				return err
+			}
+			ctl, err := newControl(c)
+			if err != nil {
+				return err
+			}
+			if st, err := ctl.Status(cmd.Context()); err != nil {
+				s.NodeErr = err.Error()
+			} else {
+				s.Node = &st
+			}
+			return a.result(s)
+		},
+	}
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/eddy-backup/eddy/observer/cometbft/node"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"eddy": func() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+	})
+}
+
+// chain is one validator, shared by all scripts, and observers that are handed
+// out one to a script.
+type chain struct {
+	once  sync.Once
+	dir   string
+	err   error
+	homes []node.Home
+	next  int
+	mu    sync.Mutex
+	cmds  []*exec.Cmd
+}
+
+// observers bounds how many scripts may have a replica of their own.
+const observers = 24
+
+func (c *chain) validator() node.Home { return c.homes[0] }
+
+func (c *chain) start() error {
+	c.once.Do(func() {
+		c.homes, c.err = node.Testnet(c.dir, node.TestnetOptions{Validators: 1, Observers: observers, ChainID: "script-1"})
+		if c.err != nil {
+			return
+		}
+		var cmd *exec.Cmd
+		if cmd, c.err = spawn(filepath.Join(c.dir, "validator.log"), "eddy", "node", "run", "--home", c.validator().Dir); c.err != nil {
+			return
+		}
+		c.cmds = append(c.cmds, cmd)
+		c.err = waitFor(c.validator().RPC, 2)
+	})
+	return c.err
+}
+
+func (c *chain) take() node.Home {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next++
+	return c.homes[c.next]
+}
+
+func (c *chain) stop() {
+	for _, cmd := range c.cmds {
+		kill(cmd)
+	}
+}
+
+// spawn starts this test binary under the name of a program.
+func spawn(log string, argv ...string) (*exec.Cmd, error) {
+	exe, err := exec.LookPath(argv[0])
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	cmd := &exec.Cmd{Path: exe, Args: argv, Stdout: f, Stderr: f, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
+	return cmd, cmd.Start()
+}
+
+func kill(cmd *exec.Cmd) {
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // a group that is gone is what was wanted
+	cmd.Wait()
+}
+
+func heightOf(rpc string) (int64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rpc+"/status", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var s struct {
+		Result struct {
+			SyncInfo struct {
+				Height string `json:"latest_block_height"`
+			} `json:"sync_info"`
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(s.Result.SyncInfo.Height, 10, 64)
+}
+
+func waitFor(rpc string, height int64) error {
+	var last error
+	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		h, err := heightOf(rpc)
+		if err == nil && h >= height {
+			return nil
+		}
+		last = fmt.Errorf("at height %d: %w", h, err)
+	}
+	return fmt.Errorf("%s does not reach height %d: %w", rpc, height, last)
+}
+
+func TestScripts(t *testing.T) {
+	c := &chain{dir: t.TempDir()}
+	t.Cleanup(c.stop)
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("EDDY_CONFIG", filepath.Join(env.WorkDir, "eddy.yaml"))
+			env.Setenv("TZ", "UTC")
+			return nil
+		},
+		Cmds: c.commands(),
+	})
+}
+
+func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []string) {
+	check := func(ts *testscript.TestScript, err error) {
+		if err != nil {
+			ts.Fatalf("%v", err)
+		}
+	}
+	return map[string]func(*testscript.TestScript, bool, []string){
+		// replica [stopped|validator]: a replica of the script's own, under
+		// supervise, caught up; HOME_DIR, RPC, VALIDATOR_RPC and SOCKET name it, and
+		// eddy.yaml is written for it.
+		"replica": func(ts *testscript.TestScript, _ bool, args []string) {
+			check(ts, c.start())
+			h := c.take()
+			sock := filepath.Join(ts.MkAbs("."), "node.sock")
+			ts.Setenv("HOME_DIR", h.Dir)
+			ts.Setenv("RPC", h.RPC)
+			ts.Setenv("VALIDATOR_RPC", c.validator().RPC)
+			ts.Setenv("VALIDATOR_HOME", c.validator().Dir)
+			ts.Setenv("SOCKET", sock)
+			yaml := fmt.Sprintf("cluster: script\nreplica:\n  kind: cometbft\n  home: %s\n  rpc: %s\n  witnesses: [%s]\n  control: {supervise: %s, timeout: 30s, deadline: 1m}\nstore: {url: \"file://%s\"}\nworkdir: %s\nschedule: \"@daily\"\n",
+				h.Dir, h.RPC, c.validator().RPC, sock, ts.MkAbs("bucket"), ts.MkAbs("state"))
+			check(ts, os.WriteFile(ts.MkAbs("eddy.yaml"), []byte(yaml), 0o600))
+			if len(args) == 1 && args[0] == "stopped" {
+				return
+			}
+			cmd, err := spawn(ts.MkAbs("node.log"), "eddy", "supervise", "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir)
+			check(ts, err)
+			ts.Defer(func() { kill(cmd) })
+			tip, err := heightOf(c.validator().RPC)
+			check(ts, err)
+			check(ts, waitFor(h.RPC, tip))
+		},
+		// running: the replica answers and makes blocks.
+		"running": func(ts *testscript.TestScript, neg bool, _ []string) {
+			h, err := heightOf(ts.Getenv("RPC"))
+			if neg {
+				if err == nil {
+					ts.Fatalf("the replica runs")
+				}
+				return
+			}
+			check(ts, err)
+			check(ts, waitFor(ts.Getenv("RPC"), h+1))
+		},
+		// config OLD NEW: replace in eddy.yaml; a text that is not there fails.
+		"config": func(ts *testscript.TestScript, _ bool, args []string) {
+			b, err := os.ReadFile(ts.MkAbs("eddy.yaml"))
+			check(ts, err)
+			if !strings.Contains(string(b), args[0]) {
+				ts.Fatalf("eddy.yaml does not hold %q", args[0])
+			}
+			check(ts, os.WriteFile(ts.MkAbs("eddy.yaml"), []byte(strings.Replace(string(b), args[0], args[1], 1)), 0o600))
+		},
+		// volume: VOL, ID and DIR name the newest backup's first volume.
+		"volume": func(ts *testscript.TestScript, _ bool, _ []string) {
+			m, err := filepath.Glob(ts.MkAbs("bucket/script/data/*/vol-0000.tar.zst"))
+			check(ts, err)
+			if len(m) == 0 {
+				ts.Fatalf("no volume in the bucket")
+			}
+			vol := m[len(m)-1]
+			ts.Setenv("VOL", vol)
+			ts.Setenv("DIR", filepath.Dir(vol))
+			ts.Setenv("ID", filepath.Base(filepath.Dir(vol)))
+		},
+		// flip FILE: one bit in the middle. cut FILE: the last 1000 bytes off.
+		"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+			b, err := os.ReadFile(args[0])
+			check(ts, err)
+			b[len(b)/3] ^= 0x10
+			check(ts, os.WriteFile(args[0], b, 0o600))
+		},
+		"cut": func(ts *testscript.TestScript, _ bool, args []string) {
+			st, err := os.Stat(args[0])
+			check(ts, err)
+			check(ts, os.Truncate(args[0], st.Size()-1000))
+		},
+		// exits CODE PROG ARGS...: run to the end, the exit code must be CODE.
+		"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+			err := ts.Exec(args[1], args[2:]...)
+			got := 0
+			if err != nil {
+				got = -1
+				if ee := new(exec.ExitError); asExit(err, &ee) {
+					got = ee.ExitCode()
+				}
+			}
+			if strconv.Itoa(got) != args[0] {
+				ts.Fatalf("exit code %d, want %s", got, args[0])
+			}
+		},
+		// tmpfs DIR SIZE: a small filesystem of its own, gone at the end. Needs root.
+		"tmpfs": func(ts *testscript.TestScript, _ bool, args []string) {
+			dir := ts.MkAbs(args[0])
+			check(ts, os.MkdirAll(dir, 0o755))
+			check(ts, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[1]))
+			ts.Defer(func() {
+				if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+					ts.Fatalf("unmount %s: %v", dir, err)
+				}
+			})
+		},
+	}
+}
+
+func asExit(err error, into **exec.ExitError) bool {
+	e, ok := err.(*exec.ExitError)
+	if ok {
+		*into = e
+	}
+	return ok
+}

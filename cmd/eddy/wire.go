@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/config"
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/cometbft"
+	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/uploader"
+)
+
+// load reads the configuration as file, environment and flags give it, and
+// demands what the verb needs.
+func (a *app) load(need config.Need) (*config.Config, error) {
+	return config.Load(a.configFile, os.Environ(), config.Overrides{
+		Store: a.store, Region: a.region, Endpoint: a.endpoint, Cluster: a.cluster, Home: a.home, LogFormat: a.logFormat,
+	}, need)
+}
+
+// openCatalog opens the store and the cluster's catalog in it.
+func (a *app) openCatalog(ctx context.Context, c *config.Config) (uploader.Store, *uploader.Catalog, error) {
+	store, err := uploader.Open(ctx, uploader.Config{
+		URL: c.Store.URL, Region: c.Store.Region, Endpoint: c.Store.Endpoint, PathStyle: c.Store.PathStyle,
+		Profile: c.Store.Profile, StorageClass: c.Store.StorageClass,
+		SSE: uploader.SSE{Mode: c.Store.SSE.Mode, KMSKeyID: c.Store.SSE.KMSKeyID},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return store, uploader.NewCatalog(store, c.Cluster), nil
+}
+
+// newControl makes the node's control by the configuration.
+func newControl(c *config.Config) (control.Control, error) {
+	k := c.Replica.Control
+	if k.Supervise != "" {
+		return control.NewSupervise(k.Supervise), nil
+	}
+	return control.NewExec(control.ExecConfig{
+		Stop: k.Exec.Stop, Start: k.Exec.Start, Status: k.Exec.Status, Dir: c.Workdir,
+	})
+}
+
+// replica is the observed node as the job wants it.
+type replica struct {
+	*cometbft.Replica
+	control control.Control
+}
+
+func newReplica(c *config.Config) (*replica, error) {
+	ctl, err := newControl(c)
+	if err != nil {
+		return nil, err
+	}
+	r, err := cometbft.New(cometbft.Options{
+		Home: c.Replica.Home, RPC: c.Replica.RPC, Witnesses: c.Replica.Witnesses, ChainID: c.Replica.ChainID,
+		ExtraRoots: c.Roots, Include: c.Include, Control: ctl,
+		StopTimeout: c.Replica.Control.Timeout.D(), HoldDeadline: c.Replica.Control.Deadline.D(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &replica{Replica: r, control: ctl}, nil
+}
+
+func (r *replica) Recover(ctx context.Context) (bool, error) { return r.control.Recover(ctx) }
+
+func (r *replica) Ready(ctx context.Context, when job.WhenBehind) (observer.State, error) {
+	return r.WaitReady(ctx, when.Wait)
+}
+
+func (r *replica) Facts(ctx context.Context) (job.Facts, error) {
+	f, err := r.Replica.Facts(ctx)
+	return job.Facts{Engines: f.Engines, Pruning: f.Pruning, Indexer: f.Indexer}, err
+}
+
+// newBackup makes one backup job by the configuration.
+func (a *app) newBackup(ctx context.Context, c *config.Config, label string) (*job.Backup, error) {
+	store, cat, err := a.openCatalog(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	rep, err := newReplica(c)
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("host name: %w", err)
+	}
+	return &job.Backup{
+		Replica: rep, Store: store, Catalog: cat, Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster,
+		Label: label, Version: version, Host: host,
+		CopyFallback: c.Stage.Fallback == "copy",
+		WhenBehind:   job.WhenBehind{Wait: c.Backup.WhenBehind.Wait(), Skip: c.Backup.WhenBehind.Skip()},
+		Level:        c.Backup.Level, VolumeSize: c.Backup.VolumeSize.Bytes(),
+		Events: a.ui, Now: time.Now,
+	}, nil
+}
+
+// confirm asks before something is destroyed. Without a terminal it needs --yes.
+func (a *app) confirm(question, want string) error {
+	if a.yes {
+		return nil
+	}
+	if !ui.IsTerminal(a.in) {
+		return hint.Add(fmt.Errorf("%s: %w", question, job.ErrNotConfirmed), "say --yes, there is no terminal to ask on")
+	}
+	fmt.Fprintf(a.err, "%s\ntype %q to go on: ", question, want)
+	var got string
+	if _, err := fmt.Fscanln(a.in, &got); err != nil || got != want {
+		return fmt.Errorf("%s: %w", question, job.ErrNotConfirmed)
+	}
+	return nil
+}

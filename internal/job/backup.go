@@ -1,0 +1,362 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/snapshot"
+	"github.com/eddy-backup/eddy/uploader"
+)
+
+// Replica is what a backup needs of the system: a replica that is held still.
+type Replica interface {
+	observer.Replica
+	observer.Holder
+	// Ready waits, by the caller's policy, until the replica is fit, and
+	// describes it; an error has observer.ErrNotFit in its chain.
+	Ready(ctx context.Context, when WhenBehind) (observer.State, error)
+	// Recover starts a node that a dead eddy left stopped.
+	Recover(ctx context.Context) (acted bool, err error)
+	// Facts are what the manifest says beside the position.
+	Facts(ctx context.Context) (Facts, error)
+}
+
+// WhenBehind says what to do with a replica that has not caught up.
+type WhenBehind struct {
+	Wait time.Duration // 0: fail at once
+	Skip bool          // such a run is no failure: its outcome is "skipped"
+}
+
+// Facts describe the replica's data for the manifest.
+type Facts struct {
+	Engines []string
+	Pruning string
+	Indexer string
+}
+
+// Backup makes one backup. Construct it with all fields set.
+type Backup struct {
+	Replica Replica
+	Store   uploader.Store
+	Catalog *uploader.Catalog
+	Workdir Workdir
+	Cluster string
+	Label   string
+	Version string // eddy's
+	Host    string
+	// CopyFallback copies what cannot be linked instead of refusing.
+	CopyFallback bool
+	WhenBehind   WhenBehind
+	NewIncarn    bool // accept a history that began anew
+	Level        int
+	VolumeSize   int64 // bytes of plan; 0: the format's default
+	Events       ui.Sink
+	Now          func() time.Time
+
+	mu       sync.Mutex
+	warnings []string
+}
+
+// rejoinWait bounds how long a finished backup waits for the replica to be seen
+// making blocks again.
+const rejoinWait = 3 * time.Minute
+
+func (b *Backup) warn(text, advice string) {
+	b.mu.Lock()
+	b.warnings = append(b.warnings, text)
+	b.mu.Unlock()
+	b.Events.Emit(Warning{Text: text, Hint: advice})
+}
+
+func (b *Backup) phase(id, phase, format string, args ...any) {
+	b.Events.Emit(Phase{ID: id, Phase: phase, Text: fmt.Sprintf(format, args...)})
+}
+
+// Run makes the backup and returns when it is READY and the replica has been
+// seen to follow the chain again. Whatever it returns, the replica runs or its
+// hold journal says that it must be started. ErrWarnings means that the backup
+// is READY but something needs attention.
+func (b *Backup) Run(ctx context.Context) (Summary, error) {
+	lock, err := b.Workdir.Lock()
+	if err != nil {
+		return Summary{}, err
+	}
+	defer lock.Unlock()
+	begun := b.Now()
+	if err := b.Workdir.remember(func(l *Last) { l.LastRun = begun.UTC() }); err != nil {
+		return Summary{}, err
+	}
+	sum, err := b.run(ctx, begun)
+	sum.Seconds = b.Now().Sub(begun).Seconds()
+	b.mu.Lock()
+	sum.Warnings = b.warnings
+	b.mu.Unlock()
+	rerr := b.Workdir.remember(func(l *Last) {
+		if err != nil {
+			l.LastError = err.Error()
+			return
+		}
+		l.LastError = ""
+		if sum.Outcome == "skipped" {
+			return
+		}
+		l.LastSuccess, l.LastID = b.Now().UTC(), sum.ID
+		if sum.HeldSeconds > 0 {
+			l.HeldSeconds = sum.HeldSeconds
+		}
+	})
+	if err != nil {
+		return sum, errors.Join(err, rerr)
+	}
+	b.Events.Emit(sum)
+	if rerr != nil {
+		return sum, rerr
+	}
+	if len(sum.Warnings) > 0 {
+		return sum, ErrWarnings
+	}
+	return sum, nil
+}
+
+func (b *Backup) run(ctx context.Context, begun time.Time) (sum Summary, err error) {
+	sum.Cluster = b.Cluster
+	if acted, err := b.Replica.Recover(ctx); err != nil {
+		return sum, fmt.Errorf("start the node that an earlier run left stopped: %w", err)
+	} else if acted {
+		b.warn("an earlier run left the node stopped; it has been started", "look at that run's log: eddy or its guard was killed")
+	}
+	roots, err := b.Replica.Roots(ctx)
+	if err != nil {
+		return sum, err
+	}
+	if err := b.sweep(ctx, roots); err != nil {
+		return sum, err
+	}
+
+	before, err := b.Replica.Ready(ctx, b.WhenBehind)
+	if b.WhenBehind.Skip && errors.Is(err, observer.ErrBehind) {
+		sum.Outcome, sum.Position = "skipped", before.Position.Index
+		return sum, nil
+	}
+	if err != nil {
+		return sum, err
+	}
+	if done, err := b.unchanged(ctx, before, &sum); err != nil || done {
+		return sum, err
+	}
+
+	id := uploader.NewID(begun, b.Label)
+	sum.ID = id
+	boot, err := fsx.BootID()
+	if err != nil {
+		return sum, err
+	}
+	st := &State{ID: id, Cluster: b.Cluster, Store: b.Store.URL(), BootID: boot, PID: os.Getpid(), Started: begun.UTC()}
+	if err := b.Workdir.enter(st, stateGated); err != nil {
+		return sum, err
+	}
+	b.phase(id, "gate", "%s: %s at height %d, %d peers, fit for a backup", id, b.Cluster, before.Position.Index, before.Peers)
+
+	// The first write to the bucket comes before the stop: a bucket that refuses
+	// must not cost the node a second.
+	run := uploader.Run{ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: "backup", Host: b.Host}
+	if err := b.Catalog.StartRun(ctx, run); err != nil {
+		return sum, errors.Join(err, b.Workdir.leave())
+	}
+
+	stage, err := snapshot.CreateStage(id, roots)
+	if err == nil {
+		err = b.fill(ctx, st, stage, before, &sum)
+	}
+	if err == nil {
+		err = b.send(ctx, st, stage, before, &sum)
+	}
+	if err == nil {
+		return sum, errors.Join(stage.Remove(), b.Workdir.leave())
+	}
+	return sum, errors.Join(err, b.abandon(ctx, stage, id, err))
+}
+
+// unchanged tells whether the newest READY backup holds this very position.
+func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) (bool, error) {
+	newest, err := b.Catalog.Latest(ctx)
+	if errors.Is(err, uploader.ErrNoSuchBackup) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	m := newest.Manifest
+	if m == nil || m.Incarnation != s.Position.Incarnation || m.Position.Index != s.Position.Index {
+		return false, nil
+	}
+	sum.Outcome, sum.ID, sum.Position = "unchanged", m.ID, m.Position.Index
+	return true, nil
+}
+
+// fill brings the replica's files into the stage: links what is immutable while
+// the replica runs, holds it, captures the rest, starts it again, and seals.
+func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, before observer.State, sum *Summary) error {
+	if err := stage.ProbeLinks(); err != nil {
+		if !b.CopyFallback {
+			return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
+		}
+		stage.CopyAll()
+		b.warn("files cannot be linked here, so all of them are copied while the node stands still", hint.Of(err))
+	}
+	b.phase(st.ID, "prepare", "linking what is immutable while the node runs")
+	if err := b.Replica.Prepare(ctx, stage); err != nil {
+		return err
+	}
+	if err := b.Workdir.enter(st, statePrepared); err != nil {
+		return err
+	}
+	fresh, err := b.Replica.Describe(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.Replica.Gate(ctx, fresh); err != nil {
+		return err
+	}
+	if err := b.Workdir.enter(st, stateHolding); err != nil {
+		return err
+	}
+	if err := b.hold(ctx, st, stage, sum); err != nil {
+		return err
+	}
+	if err := b.Workdir.enter(st, stateReleased); err != nil {
+		return err
+	}
+	stats := stage.Stats()
+	b.phase(st.ID, "released", "node runs again after %.2f s (stop %.2f, stage %.2f, start %.2f): %d files linked, %d copied (%s)",
+		sum.HeldSeconds, sum.StopSeconds, sum.StageSeconds, sum.StartSeconds,
+		stats.Linked, stats.Cloned+stats.Copied, ui.Bytes(stats.CopiedBytes))
+	if err := stage.Seal(ctx); err != nil {
+		return fmt.Errorf("seal the stage: %w", err)
+	}
+	return b.Workdir.enter(st, stateSealed)
+}
+
+// hold stops the replica, captures, and starts it again on every path, a panic
+// in the capture included.
+func (b *Backup) hold(ctx context.Context, st *State, stage *snapshot.Stage, sum *Summary) (err error) {
+	b.phase(st.ID, "hold", "holding the node still")
+	stopAt := time.Now()
+	release, err := b.Replica.Hold(ctx, stage)
+	if err != nil {
+		return err
+	}
+	stopped := time.Now()
+	defer func() {
+		captured := time.Now()
+		rerr := release(context.WithoutCancel(ctx))
+		ended := time.Now()
+		sum.StopSeconds = stopped.Sub(stopAt).Seconds()
+		sum.StageSeconds = captured.Sub(stopped).Seconds()
+		sum.StartSeconds = ended.Sub(captured).Seconds()
+		sum.HeldSeconds = ended.Sub(stopAt).Seconds()
+		sum.heldAt, sum.releasedAt = stopAt.UTC(), ended.UTC()
+		if rerr != nil {
+			err = errors.Join(err, fmt.Errorf("start the node again: %w", rerr))
+		}
+	}()
+	if err := b.Replica.Capture(ctx, stage); err != nil {
+		return fmt.Errorf("capture: %w", err)
+	}
+	return nil
+}
+
+// send reads the position, uploads the volumes and commits the manifest while
+// the replica catches up in the background.
+func (b *Backup) send(ctx context.Context, st *State, stage *snapshot.Stage, before observer.State, sum *Summary) (err error) {
+	rejoined := make(chan error, 1)
+	rctx, stopWaiting := context.WithTimeout(ctx, rejoinWait)
+	go func() { rejoined <- b.Replica.Rejoined(rctx, before) }()
+	defer func() {
+		if err != nil {
+			stopWaiting() // the upload failed: do not keep the operator waiting
+		} else {
+			b.phase(st.ID, "rejoin", "waiting until the node follows the chain again")
+		}
+		rerr := <-rejoined
+		stopWaiting()
+		if rerr != nil && err == nil {
+			b.warn("the node was started but has not been seen to follow the chain: "+rerr.Error(), "look at the node's log; the backup itself is complete")
+		}
+	}()
+
+	pos, err := b.Replica.Locate(ctx, stage, before)
+	if err != nil {
+		return err
+	}
+	sum.Position, sum.Hash = pos.Index, fmt.Sprintf("%X", pos.Hash)
+	b.phase(st.ID, "sealed", "the dump is at height %d", pos.Index)
+
+	sender := &sender{b: b, st: st, stage: stage, before: before, pos: pos, sum: sum}
+	return sender.run(ctx)
+}
+
+// abandon takes back a failed attempt: stage, half-sent upload, run record. It
+// reports its own troubles as warnings: they never replace the cause.
+func (b *Backup) abandon(ctx context.Context, stage *snapshot.Stage, id string, cause error) error {
+	ctx, cancel := noteTo(ctx, 20*time.Second)
+	defer cancel()
+	var errs []error
+	if stage != nil {
+		errs = append(errs, stage.Remove())
+	}
+	if uerr := b.abandonUploads(ctx); uerr != nil {
+		b.Events.Emit(Warning{Text: "the half-sent upload could not be removed now: " + uerr.Error(), Hint: "the next run removes it"})
+		return errors.Join(errs...)
+	}
+	if ferr := b.Catalog.FailRun(ctx, id, cause); ferr != nil {
+		b.Events.Emit(Warning{Text: "the failure could not be noted in the bucket: " + ferr.Error()})
+	}
+	return errors.Join(append(errs, b.Workdir.leave())...)
+}
+
+func (b *Backup) abandonUploads(ctx context.Context) error {
+	journals, err := filepath.Glob(b.Workdir.path("upload-*.journal"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, j := range journals {
+		errs = append(errs, b.Store.Abandon(ctx, j))
+	}
+	return errors.Join(errs...)
+}
+
+// sweep removes what a run left that died before it could: its stage, its
+// half-sent upload, its run record. It needs the workdir's lock.
+func (b *Backup) sweep(ctx context.Context, roots []snapshot.Root) error {
+	st, err := b.Workdir.State()
+	if err != nil {
+		return err
+	}
+	if err := snapshot.SweepStages(roots, ""); err != nil {
+		return fmt.Errorf("remove the stage of an earlier run: %w", err)
+	}
+	if err := b.abandonUploads(ctx); err != nil {
+		return fmt.Errorf("remove the upload of an earlier run: %w", err)
+	}
+	if st == nil {
+		return nil
+	}
+	b.warn(fmt.Sprintf("backup %s died as it was %s; what it left is removed", st.ID, st.State), "")
+	if st.Store == b.Store.URL() {
+		if err := b.Catalog.FailRun(ctx, st.ID, fmt.Errorf("died as it was %s", st.State)); err != nil {
+			return err
+		}
+	}
+	return b.Workdir.leave()
+}

@@ -1,0 +1,141 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/ui"
+)
+
+// Schedule tells when the next run is due; netresearch/go-cron's schedules fit.
+type Schedule interface{ Next(time.Time) time.Time }
+
+// Daemon runs backups on a schedule until its context ends.
+type Daemon struct {
+	Workdir  Workdir
+	Schedule Schedule
+	// Recover starts a node that a dead eddy left stopped. It is called once, at
+	// the start.
+	Recover func(context.Context) (bool, error)
+	// Backup makes one backup; Expire, where set, deletes what retention no
+	// longer keeps. Expire runs only after a backup that is READY.
+	Backup func(context.Context) error
+	Expire func(context.Context) error
+	Events ui.Sink
+	Now    func() time.Time
+}
+
+// retryAfter is how long after a failed run the daemon tries again, when the
+// schedule leaves that much time.
+const retryAfter = 15 * time.Minute
+
+// Run waits and works until ctx is done, which is a clean end: it returns nil. A
+// run that was missed while no daemon ran is caught up at once, many missed ones
+// by one run. Runs never overlap: the next is planned when one has ended.
+func (d *Daemon) Run(ctx context.Context) error {
+	if acted, err := d.Recover(ctx); err != nil {
+		d.say("error", "the node that an earlier run left stopped could not be started: %v", err)
+	} else if acted {
+		d.say("recovered", "an earlier run left the node stopped; it has been started")
+	}
+	last, err := d.Workdir.Last()
+	if err != nil {
+		return err
+	}
+	due := d.first(last)
+	for {
+		d.say("scheduled", "next backup at %s", due.Local().Format(time.RFC3339))
+		if !d.sleepUntil(ctx, due) {
+			return nil
+		}
+		failed := d.once(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		now := d.Now()
+		due = d.Schedule.Next(now)
+		if retry := now.Add(retryAfter); failed && retry.Before(due) {
+			due = retry
+		}
+	}
+}
+
+// first is when the first run is due: at once when one was missed.
+func (d *Daemon) first(last Last) time.Time {
+	now := d.Now()
+	if last.LastRun.IsZero() || last.LastRun.After(now) { // never, or the clock was set back
+		if last.LastRun.IsZero() {
+			return now
+		}
+		return d.Schedule.Next(now)
+	}
+	if missed := d.Schedule.Next(last.LastRun); !missed.After(now) {
+		return now
+	}
+	return d.Schedule.Next(now)
+}
+
+func (d *Daemon) once(ctx context.Context) (failed bool) {
+	err := d.Backup(ctx)
+	if errors.Is(err, fsx.ErrLocked) {
+		d.say("skipped", "skipped: %v", err)
+		return false
+	}
+	if err != nil && !errors.Is(err, ErrWarnings) {
+		if ctx.Err() == nil {
+			d.Events.Emit(Failed{Error: err.Error(), Hint: hint.Of(err)})
+		}
+		return true
+	}
+	if d.Expire == nil {
+		return false
+	}
+	if err := d.Expire(ctx); err != nil && ctx.Err() == nil {
+		d.Events.Emit(Warning{Text: "expire: " + err.Error(), Hint: hint.Of(err)})
+	}
+	return false
+}
+
+// sleepUntil waits in short steps, because a machine that was suspended, or
+// whose clock was set, must not sleep on by the old reckoning. It reports false
+// when ctx ended.
+func (d *Daemon) sleepUntil(ctx context.Context, due time.Time) bool {
+	for {
+		left := due.Sub(d.Now())
+		if left <= 0 {
+			return ctx.Err() == nil
+		}
+		t := time.NewTimer(min(left, 30*time.Second))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return false
+		case <-t.C:
+		}
+	}
+}
+
+func (d *Daemon) say(phase, format string, args ...any) {
+	d.Events.Emit(Phase{Phase: phase, Text: fmt.Sprintf(format, args...)})
+}
+
+// Failed reports a run of the daemon that failed; the daemon goes on.
+type Failed struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+// MessageType implements ui.Event.
+func (Failed) MessageType() string { return "failed" }
+
+// Line implements ui.Event.
+func (f Failed) Line() string {
+	if f.Hint == "" {
+		return "backup failed: " + f.Error
+	}
+	return "backup failed: " + f.Error + "\n   hint: " + f.Hint
+}

@@ -1,0 +1,106 @@
+package job
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/ui"
+)
+
+// Phase announces a step of a job.
+type Phase struct {
+	ID    string `json:"id,omitempty"`
+	Phase string `json:"phase"`
+	Text  string `json:"text"`
+}
+
+// MessageType implements ui.Event.
+func (Phase) MessageType() string { return "phase" }
+
+// Line implements ui.Event.
+func (p Phase) Line() string { return p.Text }
+
+// Warning is something that the operator should look at; the work goes on.
+type Warning struct {
+	Text string `json:"text"`
+	Hint string `json:"hint,omitempty"`
+}
+
+// MessageType implements ui.Event.
+func (Warning) MessageType() string { return "warning" }
+
+// Line implements ui.Event.
+func (w Warning) Line() string {
+	if w.Hint == "" {
+		return "warning: " + w.Text
+	}
+	return "warning: " + w.Text + "\n   hint: " + w.Hint
+}
+
+// Summary ends a backup. Sizes in bytes, times in seconds.
+type Summary struct {
+	Outcome      string   `json:"outcome"` // "ready", "unchanged", "skipped"
+	ID           string   `json:"id,omitempty"`
+	Cluster      string   `json:"cluster"`
+	Position     uint64   `json:"position"`
+	Hash         string   `json:"hash,omitempty"`
+	Files        int64    `json:"files,omitempty"`
+	SourceBytes  int64    `json:"source_bytes,omitempty"`
+	StoredBytes  int64    `json:"stored_bytes,omitempty"`
+	Volumes      int      `json:"volumes,omitempty"`
+	HeldSeconds  float64  `json:"held_seconds,omitempty"`
+	StopSeconds  float64  `json:"stop_seconds,omitempty"`
+	StageSeconds float64  `json:"stage_seconds,omitempty"`
+	StartSeconds float64  `json:"start_seconds,omitempty"`
+	Seconds      float64  `json:"seconds"`
+	Stored       string   `json:"stored,omitempty"` // by what means the stored bytes were checked
+	Warnings     []string `json:"warnings,omitempty"`
+
+	heldAt, releasedAt time.Time
+}
+
+// MessageType implements ui.Event.
+func (Summary) MessageType() string { return "summary" }
+
+// Line implements ui.Event.
+func (s Summary) Line() string {
+	if s.Outcome == "unchanged" {
+		return fmt.Sprintf("unchanged: %s is still at height %d, which %s holds; nothing was sent", s.Cluster, s.Position, s.ID)
+	}
+	if s.Outcome == "skipped" {
+		return fmt.Sprintf("skipped: %s has not caught up (height %d)", s.Cluster, s.Position)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "READY %s: %s at height %d, %d files, %s read, %s stored (%s), node held %.2f s, %s in all",
+		s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored,
+		s.HeldSeconds, ui.Duration(time.Duration(s.Seconds*float64(time.Second))))
+	return b.String()
+}
+
+// Restored ends a restore.
+type Restored struct {
+	ID       string   `json:"id"`
+	Cluster  string   `json:"cluster"`
+	Position uint64   `json:"position"`
+	Hash     string   `json:"hash,omitempty"`
+	Dir      string   `json:"dir"`
+	Files    int64    `json:"files"`
+	Bytes    int64    `json:"bytes"`
+	Owner    string   `json:"owner,omitempty"`
+	Seconds  float64  `json:"seconds"`
+	Next     []string `json:"next,omitempty"` // what is left to do by hand
+}
+
+// MessageType implements ui.Event.
+func (Restored) MessageType() string { return "restored" }
+
+// Line implements ui.Event.
+func (r Restored) Line() string {
+	s := fmt.Sprintf("restored %s (%s, height %d) into %s: %d files, %s, every hash right, %s",
+		r.ID, r.Cluster, r.Position, r.Dir, r.Files, ui.Bytes(r.Bytes), ui.Duration(time.Duration(r.Seconds*float64(time.Second))))
+	for _, n := range r.Next {
+		s += "\n  next: " + n
+	}
+	return s
+}

@@ -1,0 +1,185 @@
+// Package job is the only place where observer, snapshot and uploader meet: it
+// runs a backup, a restore, an expiry and the schedule, and keeps the job's
+// state on disk.
+//
+// It refuses to know command lines, configuration files and terminals: it is
+// given values and a sink for events. Its invariant: every word of the state is
+// durable before the step that it names begins, so that whoever comes after a
+// crash knows what may have happened; and whatever happens, a replica that was
+// stopped is started again before anything else is attempted.
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
+)
+
+var (
+	// ErrWarnings: the work is done, but something needs the operator's eye.
+	ErrWarnings = errors.New("done with warnings")
+	// ErrNotConfirmed: a step that destroys something was not confirmed.
+	ErrNotConfirmed = errors.New("not confirmed")
+)
+
+// The words of a backup's life, in order. Each is durable in the workdir before
+// the step begins.
+const (
+	stateGated     = "gated"
+	statePrepared  = "prepared"
+	stateHolding   = "holding"
+	stateReleased  = "released"
+	stateSealed    = "sealed"
+	stateUploading = "uploading"
+	stateUploaded  = "uploaded"
+	stateCommitted = "committed"
+)
+
+const (
+	stateFormat    = 1
+	stateMinReader = 1
+)
+
+// State is the running job on disk (workdir/job.json). A missing file means idle.
+type State struct {
+	Format    int       `json:"format"`
+	MinReader int       `json:"min_reader"`
+	ID        string    `json:"id"`
+	State     string    `json:"state"`
+	Cluster   string    `json:"cluster"`
+	Store     string    `json:"store"`
+	BootID    string    `json:"boot_id"`
+	PID       int       `json:"pid"`
+	Started   time.Time `json:"started"`
+	Updated   time.Time `json:"updated"`
+}
+
+// Last is what became of past backups (workdir/last.json). It tells the schedule
+// whether a run was missed, and status how long ago the last success was.
+type Last struct {
+	Format      int       `json:"format"`
+	MinReader   int       `json:"min_reader"`
+	LastRun     time.Time `json:"last_run"`     // begun
+	LastSuccess time.Time `json:"last_success"` // READY, or unchanged since a READY that still lists
+	LastID      string    `json:"last_id,omitempty"`
+	LastError   string    `json:"last_error,omitempty"`
+	HeldSeconds float64   `json:"held_seconds,omitempty"` // of the last hold
+}
+
+// Workdir is the directory of locks and journals of one replica.
+type Workdir struct {
+	Dir string
+}
+
+func (w Workdir) path(name string) string { return filepath.Join(w.Dir, name) }
+
+// Prepare makes the directory where there is none.
+func (w Workdir) Prepare() error {
+	if err := os.MkdirAll(w.Dir, 0o700); err != nil {
+		return hint.Add(fmt.Errorf("workdir: %w", err), "workdir must be a directory that eddy's user may write to; create it, or name another in the configuration")
+	}
+	return nil
+}
+
+// Lock admits one changing verb at a time. The lock dies with the process.
+func (w Workdir) Lock() (*fsx.Lock, error) {
+	if err := w.Prepare(); err != nil {
+		return nil, err
+	}
+	l, err := fsx.TryLock(w.path("eddy.lock"))
+	if errors.Is(err, fsx.ErrLocked) {
+		what := "another eddy works on this replica"
+		if st, serr := w.State(); serr == nil && st != nil {
+			what = fmt.Sprintf("backup %s is %s, begun %s", st.ID, st.State, st.Started.UTC().Format(time.RFC3339))
+		}
+		return nil, hint.Add(fmt.Errorf("%s: %w", what, err), "wait until it has ended; `eddy status` shows it")
+	}
+	return l, err
+}
+
+// State reads the running job; nil where there is none. Read-only.
+func (w Workdir) State() (*State, error) {
+	var st State
+	ok, err := w.read("job.json", &st)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &st, nil
+}
+
+// Last reads what became of past backups; the zero value where nothing is known.
+func (w Workdir) Last() (Last, error) {
+	var l Last
+	_, err := w.read("last.json", &l)
+	return l, err
+}
+
+func (w Workdir) read(name string, into any) (bool, error) {
+	b, err := os.ReadFile(w.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var head struct {
+		MinReader int `json:"min_reader"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return false, hint.Add(fmt.Errorf("state file %s is damaged: %w", w.path(name), err),
+			"look at it; when no backup is running it may be removed, the next run starts afresh")
+	}
+	if head.MinReader > stateMinReader {
+		return false, hint.Add(fmt.Errorf("state file %s was written by a newer eddy (min_reader %d)", w.path(name), head.MinReader),
+			"use the newer eddy on this machine")
+	}
+	return true, json.Unmarshal(b, into)
+}
+
+func (w Workdir) write(name string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return fsx.WriteFileAtomic(w.path(name), append(b, '\n'), 0o600)
+}
+
+func (w Workdir) enter(st *State, word string) error {
+	st.State, st.Updated = word, time.Now().UTC()
+	st.Format, st.MinReader = stateFormat, stateMinReader
+	if err := w.write("job.json", st); err != nil {
+		return fmt.Errorf("record state %s: %w", word, err)
+	}
+	return nil
+}
+
+func (w Workdir) leave() error {
+	err := os.Remove(w.path("job.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (w Workdir) remember(change func(*Last)) error {
+	l, err := w.Last()
+	if err != nil {
+		return err
+	}
+	l.Format, l.MinReader = stateFormat, stateMinReader
+	change(&l)
+	return w.write("last.json", l)
+}
+
+// noteTo gives a context that survives cancellation for a short clean-up.
+func noteTo(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), d)
+}

@@ -1,0 +1,108 @@
+package cometbft
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer"
+)
+
+// unfit makes an error with observer.ErrNotFit and a hint.
+func unfit(advice, format string, args ...any) error {
+	return hint.Add(fmt.Errorf("%w: %s", observer.ErrNotFit, fmt.Sprintf(format, args...)), advice)
+}
+
+// leader is the position that the witnesses of the same chain agree on: their
+// median, the lower one of two. A single liar among three can neither make us
+// wait for ever nor pass off a node that is behind.
+func leader(s observer.State) *observer.Position {
+	var known []observer.Position
+	for _, w := range s.Witness {
+		if w.Error == "" && w.Cluster == s.Cluster {
+			known = append(known, w.Position)
+		}
+	}
+	if len(known) == 0 {
+		return nil
+	}
+	slices.SortFunc(known, func(a, b observer.Position) int { return int(a.Index) - int(b.Index) })
+	return &known[(len(known)-1)/2]
+}
+
+// stale is how old the newest block of a node without witnesses may be.
+const stale = 10 * time.Minute
+
+// Gate implements observer.Holder. What might be cured by waiting is
+// isBehind's; everything else is refused for good.
+func (r *Replica) Gate(ctx context.Context, s observer.State) error {
+	chain, err := ChainID(r.o.Home)
+	if err != nil {
+		return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
+	}
+	switch {
+	case r.o.ChainID != "" && s.Cluster != r.o.ChainID:
+		return unfit("correct replica.chain_id or replica.rpc", "it is on chain %s, the configuration says %s", s.Cluster, r.o.ChainID)
+	case chain != s.Cluster:
+		return unfit("replica.rpc and replica.home must be of one node", "its RPC is on chain %s, the genesis in %s is of chain %s", s.Cluster, r.o.Home, chain)
+	case s.Voting > 0:
+		return unfit("back up an observer beside it; `eddy node` or your own node without its key will do", "%s is a validator (voting power %d): it must not be stopped", s.Node.Name, s.Voting)
+	}
+	sign, err := SignState(r.o.Home)
+	if err != nil {
+		return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
+	}
+	if !sign.Zero() {
+		return unfit("an observer has a key of its own that never signed; if this node was a validator, give it a new key", "its key has signed (height %d): it is or was a validator", sign.Height)
+	}
+	for _, w := range s.Witness {
+		if w.Error == "" && w.Cluster != s.Cluster {
+			return unfit("correct replica.witnesses", "witness %s is on chain %s, the node on %s", w.URL, w.Cluster, s.Cluster)
+		}
+	}
+	if err := r.isBehind(s); err != nil {
+		return err
+	}
+	st, err := r.o.Control.Status(ctx)
+	if err != nil {
+		return hint.Add(fmt.Errorf("%w: %s: %w", observer.ErrNotFit, r.o.Control, err), hintOr(err, "look at replica.control"))
+	}
+	if !st.Running {
+		return unfit("start it first; eddy starts no node that somebody else stopped", "%s says that the node is stopped", r.o.Control)
+	}
+	return nil
+}
+
+func hintOr(err error, text string) string {
+	if h := hint.Of(err); h != "" {
+		return h
+	}
+	return text
+}
+
+// behind makes an error that waiting may cure.
+func behind(advice, format string, args ...any) error {
+	return hint.Add(fmt.Errorf("%w: %w: %s", observer.ErrNotFit, observer.ErrBehind, fmt.Sprintf(format, args...)), advice)
+}
+
+// isBehind tells whether the node has caught up with its chain.
+func (r *Replica) isBehind(s observer.State) error {
+	peers := ""
+	if s.Peers == 0 {
+		peers = "; it has no peers: are the inbound slots of its peers full? unconditional_peer_ids on them lets it in"
+	}
+	h := s.Position.Index
+	switch {
+	case s.CatchUp:
+		return behind("wait until it has caught up"+peers, "it is at height %d", h)
+	case s.Leader != nil && h+r.o.MaxBehind < s.Leader.Index:
+		return behind("wait until it has caught up"+peers, "it is at height %d, the chain at %d", h, s.Leader.Index)
+	case s.Leader == nil && len(s.Witness) > 0:
+		return behind("at least one of replica.witnesses must answer", "no witness answers (%s)", s.Witness[0].Error)
+	case s.Leader == nil && s.Taken.Sub(s.Position.Time) > stale:
+		return behind("name witnesses, or wait until it has caught up"+peers, "its newest block is %s old", s.Taken.Sub(s.Position.Time).Round(time.Second))
+	}
+	return nil
+}

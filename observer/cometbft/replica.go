@@ -1,0 +1,177 @@
+package cometbft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/snapshot"
+)
+
+// Options of a replica.
+type Options struct {
+	Home         string
+	RPC          string
+	Witnesses    []string
+	ChainID      string            // expected; "": whatever the genesis says
+	ExtraRoots   map[string]string // see ReadLayout
+	Include      []string          // see ReadLayout
+	Control      control.Control
+	StopTimeout  time.Duration // the node's own stop
+	HoldDeadline time.Duration // the whole hold
+	MaxBehind    uint64        // blocks behind the witnesses; 0: 3
+}
+
+// Replica is a node of a chain that follows and does not vote.
+type Replica struct {
+	o      Options
+	layout Layout
+}
+
+var (
+	_ observer.Replica = (*Replica)(nil)
+	_ observer.Holder  = (*Replica)(nil)
+)
+
+// New reads where the node keeps its files. It asks nothing of the live node.
+func New(o Options) (*Replica, error) {
+	if o.MaxBehind == 0 {
+		o.MaxBehind = 3
+	}
+	l, err := ReadLayout(o.Home, o.ExtraRoots, o.Include)
+	if err != nil {
+		return nil, hint.Add(fmt.Errorf("%w: %w", observer.ErrNotFit, err), hint.Of(err))
+	}
+	return &Replica{o: o, layout: l}, nil
+}
+
+// Facts is what the manifest says of the node beside its position.
+type Facts struct {
+	Engines          []string
+	Pruning, Indexer string
+}
+
+// Facts reads them from the layout.
+func (r *Replica) Facts(context.Context) (Facts, error) {
+	return Facts{Engines: r.layout.Engines(), Pruning: r.layout.Pruning, Indexer: r.layout.Indexer}, nil
+}
+
+// Roots implements observer.Replica.
+func (r *Replica) Roots(context.Context) ([]snapshot.Root, error) { return r.layout.Roots, nil }
+
+// Prepare implements observer.Holder.
+func (r *Replica) Prepare(ctx context.Context, st *snapshot.Stage) error {
+	return r.layout.Prepare(ctx, st)
+}
+
+// Capture implements observer.Replica.
+func (r *Replica) Capture(ctx context.Context, st *snapshot.Stage) error {
+	return r.layout.Capture(ctx, st)
+}
+
+// WaitReady describes the node when it is fit, waiting up to max for it to catch
+// up. What waiting cannot cure is refused at once.
+func (r *Replica) WaitReady(ctx context.Context, max time.Duration) (observer.State, error) {
+	until := time.Now().Add(max)
+	for {
+		s, err := r.Describe(ctx)
+		if err == nil {
+			err = r.Gate(ctx, s)
+		}
+		if err == nil || !errors.Is(err, observer.ErrBehind) || !time.Now().Before(until) {
+			return s, err
+		}
+		if err := sleep(ctx, min(time.Until(until), 5*time.Second)); err != nil {
+			return s, err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// Hold implements observer.Holder. That the node is down is proven: its RPC port
+// refuses and no process has a file open under the roots.
+func (r *Replica) Hold(ctx context.Context, st *snapshot.Stage) (func(context.Context) error, error) {
+	u, err := url.Parse(r.o.RPC)
+	if err != nil {
+		return nil, errors.New("replica.rpc is no URL")
+	}
+	var dirs []string
+	for _, root := range r.layout.Roots {
+		dirs = append(dirs, root.Path)
+	}
+	h, err := r.o.Control.Hold(ctx, control.Request{
+		Purpose: "backup", Timeout: r.o.StopTimeout, Deadline: r.o.HoldDeadline, Stage: st.ID(),
+		Down: control.AllDown(dirs, []string{hostPort(u)}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		if err := h.Release(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-h.Lost():
+			return fmt.Errorf("the hold was lost: its guard started the node before the capture was done")
+		default:
+			return nil
+		}
+	}, nil
+}
+
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"https": "443"}[u.Scheme]
+	}
+	if port == "" {
+		port = "80"
+	}
+	return u.Hostname() + ":" + port
+}
+
+// Locate implements observer.Replica: the position is read from the dump itself.
+// Where the dump's engine cannot be opened here, what the node said before the
+// hold stands, and Consistency says so.
+func (r *Replica) Locate(ctx context.Context, st *snapshot.Stage, before observer.State) (observer.Position, error) {
+	p, err := r.layout.Locate(ctx, st)
+	if errors.Is(err, ErrNoPosition) {
+		return before.Position, nil
+	}
+	return p, err
+}
+
+// Rejoined implements observer.Holder: the node makes, or follows, blocks beyond
+// the one that it had before the hold. Right after a start its RPC tells the old
+// height, which counts for nothing.
+func (r *Replica) Rejoined(ctx context.Context, before observer.State) error {
+	var last error
+	for {
+		s, err := askStatus(ctx, r.o.RPC)
+		if err == nil && !s.catchingUp && uint64(s.height) > before.Position.Index {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("height %d, catching up: %t", s.height, s.catchingUp)
+		}
+		last = err
+		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+			return fmt.Errorf("%w: last seen: %w", err, last)
+		}
+	}
+}
