@@ -86,22 +86,37 @@ func SyncFS(path string) error {
 // Clone makes dst share src's extents (FICLONE). It fails with an error for
 // which CannotClone is true where the filesystem has no reflinks or the two lie
 // on different ones. dst must not exist.
-func Clone(src, dst string, perm fs.FileMode) (err error) {
+func Clone(src, dst string, perm fs.FileMode) error {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
+	return cloneTo(in, dst, perm)
+}
+
+func cloneTo(in *os.File, dst string, perm fs.FileMode) error {
+	return into(dst, perm, func(out *os.File) error {
+		if err := unix.IoctlFileClone(int(out.Fd()), int(in.Fd())); err != nil {
+			return &fs.PathError{Op: "clone", Path: in.Name(), Err: err}
+		}
+		return nil
+	})
+}
+
+// into makes dst, which must not exist, lets fill write it, and removes it again
+// when that fails.
+func into(dst string, perm fs.FileMode, fill func(out *os.File) error) error {
 	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return err
 	}
-	err = unix.IoctlFileClone(int(out.Fd()), int(in.Fd()))
+	err = fill(out)
 	if cerr := out.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return errors.Join(&fs.PathError{Op: "clone", Path: src, Err: err}, ignoreNotExist(os.Remove(dst)))
+		return errors.Join(err, ignoreNotExist(os.Remove(dst)))
 	}
 	return nil
 }
@@ -121,22 +136,22 @@ func Copy(src, dst string, perm fs.FileMode) (n int64, err error) {
 		return 0, err
 	}
 	defer in.Close()
+	return copyTo(in, dst, perm)
+}
+
+func copyTo(in *os.File, dst string, perm fs.FileMode) (n int64, err error) {
 	st, err := in.Stat()
 	if err != nil {
 		return 0, err
 	}
-	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
-	if err != nil {
-		return 0, err
-	}
-	n, err = copyRanges(out, in, st.Size())
-	if cerr := out.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return n, errors.Join(fmt.Errorf("copy %s: %w", src, err), ignoreNotExist(os.Remove(dst)))
-	}
-	return n, nil
+	err = into(dst, perm, func(out *os.File) error {
+		n, err = copyRanges(out, in, st.Size())
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", in.Name(), err)
+		}
+		return nil
+	})
+	return n, err
 }
 
 func copyRanges(out, in *os.File, size int64) (n int64, err error) {
@@ -173,14 +188,25 @@ func copyRanges(out, in *os.File, size int64) (n int64, err error) {
 // CloneOrCopy clones where the filesystem can and copies where it cannot; cloned
 // tells which it was, n the bytes read by a copy.
 func CloneOrCopy(src, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
-	err = Clone(src, dst, perm)
+	in, err := os.Open(src)
+	if err != nil {
+		return false, 0, err
+	}
+	defer in.Close()
+	return CloneOrCopyFrom(in, dst, perm)
+}
+
+// CloneOrCopyFrom is CloneOrCopy from a file that the caller has opened, and so
+// can ask before and after whether it is still the same.
+func CloneOrCopyFrom(in *os.File, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
+	err = cloneTo(in, dst, perm)
 	if err == nil {
 		return true, 0, nil
 	}
 	if !CannotClone(err) {
 		return false, 0, err
 	}
-	n, err = Copy(src, dst, perm)
+	n, err = copyTo(in, dst, perm)
 	return false, n, err
 }
 

@@ -55,7 +55,7 @@ func (l Layout) Prepare(ctx context.Context, st *snapshot.Stage) error {
 
 // Capture fills the stage from the held node: it links what Prepare has not,
 // clones or copies everything else, and holds the databases' own locks meanwhile,
-// so that nobody opens them. ErrLocked and ErrMoving mean that the node is not
+// so that nobody opens them. ErrInUse and ErrMoving mean that the node is not
 // down; the stage is then worthless.
 func (l Layout) Capture(ctx context.Context, st *snapshot.Stage) (err error) {
 	w := walker{l: &l}

@@ -150,9 +150,9 @@ func isBolt(file string) (bool, error) {
 	return false, nil
 }
 
-// ErrLocked is returned when a database is open in another process: the node is
+// ErrInUse is returned when a database is open in another process: the node is
 // not down.
-var ErrLocked = errors.New("the database is open in another process: the node is not down")
+var ErrInUse = errors.New("the database is open in another process: the node is not down")
 
 // dbLock holds a database as its engine would, so that nobody opens it.
 type dbLock struct{ f *os.File }
@@ -187,7 +187,7 @@ func lockDB(d Database) (lock *dbLock, err error) {
 	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EACCES) {
-			return nil, hint.Add(fmt.Errorf("%s: %w", d.Name, ErrLocked), "check that replica.control stops the node that uses this home")
+			return nil, hint.Add(fmt.Errorf("%s: %w", d.Name, ErrInUse), "check that replica.control stops the node that uses this home")
 		}
 		return nil, fmt.Errorf("lock %s: %w", d.Name, err)
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // minSecret is the length of the shortest sign state, bytes.
-const minSecret = len(`{"height":0,"round":0,"step":0}`)
+const minSecret = int64(len(`{"height":0,"round":0,"step":0}`))
 
 // secretContent tells whether the bytes are a private key or a validator's sign
 // state: JSON as CometBFT and Tendermint write it, an encrypted JSON key, PEM, or
