@@ -242,7 +242,8 @@ func (h *execHold) stop(ctx context.Context, r Request, began time.Time) error {
 	last := unknown
 	for {
 		var serr error
-		if st, _, serr = n.status(within); st != unknown {
+		// A question is not cut short by the end of the time: it has its own.
+		if st, _, serr = n.status(context.WithoutCancel(ctx)); st != unknown {
 			last = st
 		}
 		if st == stopped || st == dead || failed != nil {

@@ -34,9 +34,10 @@ func TestMain(m *testing.M) {
 			os.Exit(play(os.Args[2:]))
 		}
 	}
-	// These tests wait much and compute little.
+	// These tests wait much and compute little. The race detector makes a process
+	// sleep for a second before it exits: not the ones that we start.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := errors.Join(flag.Set("test.parallel", "8"), os.Setenv("GORACE", "atexit_sleep_ms=0")); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
@@ -123,7 +124,7 @@ func playNode(args []string) int {
 	sigs := make(chan os.Signal, 16)
 	signal.Notify(sigs, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
 	var lock *fsx.Lock
-	for range 30 {
+	for range 30 * slower {
 		var err error
 		if lock, err = fsx.TryLock(h.path("node.lock")); err == nil {
 			break
@@ -161,6 +162,10 @@ func playNode(args []string) int {
 			time.Sleep(d)
 			fallthrough
 		case "clean":
+			// The pid file goes last: without it the node counts as stopped.
+			if err := lock.Unlock(); err != nil {
+				return 6
+			}
 			if err := os.Remove(h.path("pid")); err != nil {
 				return 8
 			}
@@ -190,7 +195,7 @@ func playCtl(args []string) int {
 		if err := cmd.Start(); err != nil {
 			return 1
 		}
-		for range 200 {
+		for range 200 * slower {
 			if h.pid() == cmd.Process.Pid {
 				return 0
 			}
@@ -385,7 +390,7 @@ func (p *proc) expect(t *testing.T, want string) {
 		if !strings.HasPrefix(line, want) {
 			t.Fatalf("said %q, want %q", line, want)
 		}
-	case <-time.After(15 * time.Second):
+	case <-time.After(15 * slower * time.Second):
 		t.Fatalf("said nothing, want %q", want)
 	}
 }
@@ -395,7 +400,7 @@ func (p *proc) exit(t *testing.T) int {
 	select {
 	case <-p.done:
 		return p.ProcessState.ExitCode()
-	case <-time.After(15 * time.Second):
+	case <-time.After(15 * slower * time.Second):
 		t.Fatal("it does not exit")
 		return 0
 	}
@@ -417,8 +422,8 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 	t.Helper()
 	began := time.Now()
 	for !ok() {
-		if time.Since(began) > within {
-			t.Fatalf("not within %s: %s", within, what)
+		if time.Since(began) > within*slower {
+			t.Fatalf("not within %s: %s", within*slower, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -440,6 +445,12 @@ func newHome(t *testing.T) home {
 	return h
 }
 
+// ended tells whether pid is gone, or a zombie: its files are closed.
+func ended(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || bytes.HasPrefix(b[bytes.LastIndexByte(b, ')')+1:], []byte(" Z"))
+}
+
 // children are the processes whose parent is pid.
 func children(pid int) (list []int) {
 	all, _ := filepath.Glob("/proc/[0-9]*/stat")
@@ -458,7 +469,7 @@ func children(pid int) (list []int) {
 }
 
 func ctxOf(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*slower*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -111,7 +111,7 @@ func TestSuperviseHolderDiesOrFreezes(t *testing.T) {
 			h := newHome(t)
 			_, sock := supervise(t, h, SuperviseOptions{})
 			began := time.Now()
-			p := holder(t, holderArgs{Socket: sock, Timeout: time.Second, Deadline: 1500 * time.Millisecond})
+			p := holder(t, holderArgs{Socket: sock, Timeout: time.Second, Deadline: 1500 * slower * time.Millisecond})
 			p.expect(t, "held")
 			if tc.signal != 0 {
 				if err := p.Process.Signal(tc.signal); err != nil {
@@ -119,7 +119,7 @@ func TestSuperviseHolderDiesOrFreezes(t *testing.T) {
 				}
 			}
 			took := eventually(t, tc.within, "the node runs again", func() bool { return h.starts() == 2 })
-			t.Logf("node runs %s after the fault, %s after the hold began (deadline 1.5s)", took, time.Since(began))
+			t.Logf("node runs %s after the fault, %s after the hold began (deadline %s)", took, time.Since(began), 1500*slower*time.Millisecond)
 			if code := p.exit(t); code != -1 {
 				t.Fatalf("the holder lives on or ended with %d", code)
 			}
@@ -185,8 +185,8 @@ func TestSuperviseStopsThatGoWrong(t *testing.T) {
 		want   error
 		starts int // right after the error
 	}{
-		"slow":           {"slow 300ms", nil, 1},
-		"too slow":       {"slow 1200ms", ErrStopTimeout, 1},
+		"slow":           {"slow 100ms", nil, 1},
+		"too slow":       {"slow " + (1500 * slower * time.Millisecond).String(), ErrStopTimeout, 1},
 		"ignores":        {"ignore", ErrStopTimeout, 1},
 		"dies of KILL":   {"kill", ErrKilled, 2},
 		"crashes":        {"exit 2", ErrKilled, 2},
@@ -199,7 +199,7 @@ func TestSuperviseStopsThatGoWrong(t *testing.T) {
 			_, sock := supervise(t, h, SuperviseOptions{})
 			c := NewSupervise(sock)
 			pid := h.pid()
-			hold, err := c.Hold(ctxOf(t), Request{Timeout: 600 * time.Millisecond, Deadline: 20 * time.Second})
+			hold, err := c.Hold(ctxOf(t), Request{Timeout: 800 * slower * time.Millisecond, Deadline: time.Minute})
 			if !errors.Is(err, tc.want) {
 				t.Fatalf("hold: %v, want %v", err, tc.want)
 			}
@@ -413,7 +413,7 @@ func TestSuperviseAsPID1(t *testing.T) {
 	if err != nil || !st.Running {
 		t.Fatalf("%+v, %v", st, err)
 	}
-	hold, err := NewSupervise(h.path("sock")).Hold(ctxOf(t), Request{Timeout: 300 * time.Millisecond, Deadline: 600 * time.Millisecond})
+	hold, err := NewSupervise(h.path("sock")).Hold(ctxOf(t), Request{Timeout: 300 * slower * time.Millisecond, Deadline: 600 * slower * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
