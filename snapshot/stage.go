@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -39,6 +40,7 @@ type Stage struct {
 
 	mu        sync.Mutex
 	prelinked map[string]*prelinks // by directory of the stage
+	seed      maphash.Seed         // of their marks
 	batch     []Entry              // taken and not yet spooled
 	runs      []string             // sorted batches on disk
 	left      []LeftOut
@@ -67,7 +69,7 @@ func CreateStage(id string, roots []Root) (*Stage, error) {
 	if err := checkStage(id, roots); err != nil {
 		return nil, err
 	}
-	s := &Stage{id: id, roots: slices.Clone(roots), prelinked: map[string]*prelinks{}}
+	s := &Stage{id: id, roots: slices.Clone(roots), prelinked: map[string]*prelinks{}, seed: maphash.MakeSeed()}
 	for i, r := range s.roots {
 		dir := filepath.Join(r.Path, StageDir)
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

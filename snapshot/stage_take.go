@@ -31,14 +31,12 @@ type prelinks struct {
 	taken  []bool // by index of marks, once sorted
 }
 
-var markSeed = maphash.MakeSeed()
-
-func mark(name string, ino uint64) uint64 {
+func (s *Stage) mark(name string, ino uint64) uint64 {
 	type key struct {
 		name string
 		ino  uint64
 	}
-	return maphash.Comparable(markSeed, key{name, ino})
+	return maphash.Comparable(s.seed, key{name, ino})
 }
 
 func (p *prelinks) find(m uint64) (int, bool) {
@@ -87,7 +85,7 @@ func (s *Stage) Prelink(root, rel string) error {
 		s.prelinked[filepath.Dir(dst)] = p
 	}
 	p.sorted = false
-	p.marks = append(p.marks, mark(filepath.Base(dst), st.Sys().(*syscall.Stat_t).Ino))
+	p.marks = append(p.marks, s.mark(filepath.Base(dst), st.Sys().(*syscall.Stat_t).Ino))
 	return nil
 }
 
@@ -165,7 +163,7 @@ func (s *Stage) keep(dst string, ino uint64) bool {
 	if p == nil {
 		return false
 	}
-	i, ok := p.find(mark(filepath.Base(dst), ino))
+	i, ok := p.find(s.mark(filepath.Base(dst), ino))
 	if ok {
 		p.taken[i] = true
 	}

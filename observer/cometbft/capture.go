@@ -3,7 +3,6 @@ package cometbft
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -22,10 +21,6 @@ import (
 // ErrMoving is returned by Capture when files change or vanish while the node is
 // supposed to stand still.
 var ErrMoving = errors.New("the files of the held node still change")
-
-func errVanished(err error) error {
-	return hint.Add(fmt.Errorf("%w: %w", ErrMoving, err), "something else writes to the home: check that replica.control stops the node that uses it")
-}
 
 // Prepare links into the stage what no engine writes again, while the node runs,
 // so that the hold has only the rest to do. It may be repeated; files that come
@@ -106,7 +101,7 @@ func (w *walker) capture(ctx context.Context, st *snapshot.Stage, d directory) e
 		if d.only != nil && !slices.Contains(d.only, name) {
 			return nil
 		}
-		if _, denied := w.l.scope.denied(dir, name, e.IsDir()); denied || e.IsDir() || isSpecial(e.Type()) {
+		if _, denied := w.l.scope.denied(dir, path.Join(r.Prefix, d.rel), name, e.IsDir()); denied || e.IsDir() || isSpecial(e.Type()) {
 			return nil // the walk has dealt with it
 		}
 		if e.Type()&fs.ModeSymlink != 0 {

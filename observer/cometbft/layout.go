@@ -340,6 +340,9 @@ func (l *Layout) take(name, dir string) error {
 			return nil
 		}
 	}
+	if _, ok := relBelow(resolved, l.Home); ok {
+		return hint.Add(fmt.Errorf("%s holds the home %s itself", dir, l.Home), "name a directory that is no part of the way to the home")
+	}
 	prefix := path.Join(outside, name)
 	if below { // reached through a symlink of the home
 		prefix = filepath.ToSlash(rel)

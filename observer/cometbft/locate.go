@@ -61,8 +61,8 @@ func (l Layout) Tip(ctx context.Context, st *snapshot.Stage) (tip Tip, err error
 	if err != nil {
 		return Tip{}, err
 	}
-	open, ok := readers[db.Engine]
-	if !ok {
+	open := readerOf(db.Engine)
+	if open == nil {
 		return Tip{}, fmt.Errorf("%w: %s is %s, which this eddy cannot open", ErrNoPosition, db.Name, describe(db.Engine))
 	}
 	dir, remove, err := st.Farm(ctx, db.Name)

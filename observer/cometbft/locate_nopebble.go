@@ -2,6 +2,11 @@
 
 package cometbft
 
-// readers are the engines whose databases this build can open. With the tag
-// pebbledb there is one more.
-var readers = map[Engine]reader{GoLevelDB: readGoLevelDB}
+// readerOf returns how a database of an engine is opened, nil where this build
+// cannot. The tag pebbledb adds pebble.
+func readerOf(e Engine) reader {
+	if e == GoLevelDB {
+		return readGoLevelDB
+	}
+	return nil
+}

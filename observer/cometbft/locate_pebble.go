@@ -11,8 +11,18 @@ import (
 	"github.com/cockroachdb/pebble"
 )
 
-// readers are the engines whose databases this build can open.
-var readers = map[Engine]reader{GoLevelDB: readGoLevelDB, Pebble: readPebble}
+// readerOf returns how a database of an engine is opened, nil where this build
+// cannot.
+func readerOf(e Engine) reader {
+	switch e {
+	case GoLevelDB:
+		return readGoLevelDB
+	case Pebble:
+		return readPebble
+	default:
+		return nil
+	}
+}
 
 func readPebble(dir string, key []byte) (value []byte, err error) {
 	db, err := pebble.Open(dir, &pebble.Options{ReadOnly: true, ErrorIfNotExists: true, Logger: silent{}})

@@ -72,8 +72,9 @@ func newScope(home string, bases []base, include []string) scope {
 }
 
 // denied tells why a name is never taken, wherever it stands. dir is the
-// canonical path of the directory in which it stands.
-func (s *scope) denied(dir, name string, isDir bool) (why string, denied bool) {
+// canonical path of the directory in which it stands, at that directory's name in
+// the archive.
+func (s *scope) denied(dir, at, name string, isDir bool) (why string, denied bool) {
 	if why, ok := s.deny[filepath.Join(dir, name)]; ok {
 		return why, true
 	}
@@ -93,7 +94,7 @@ func (s *scope) denied(dir, name string, isDir bool) (why string, denied bool) {
 		return whyTrash, true
 	case strings.HasPrefix(name, "data-backup-"):
 		return whyCopy, true
-	case isDir && name == "cache" && s.inWasm(dir):
+	case isDir && name == "cache" && inWasm(at):
 		return whyCache, true
 	}
 	return "", false
@@ -101,12 +102,8 @@ func (s *scope) denied(dir, name string, isDir bool) (why string, denied bool) {
 
 // inWasm tells whether a directory is a wasm directory or lies in one, at
 // whatever depth and under whatever chain's spelling ("wasm", "ibc_08-wasm").
-func (s *scope) inWasm(dir string) bool {
-	rel, ok := relBelow(s.home, dir)
-	if !ok {
-		rel = dir
-	}
-	return slices.ContainsFunc(strings.Split(rel, "/"), func(c string) bool { return strings.Contains(c, "wasm") })
+func inWasm(at string) bool {
+	return slices.ContainsFunc(strings.Split(at, "/"), func(c string) bool { return strings.Contains(c, "wasm") })
 }
 
 // deniedAtTop tells why a name at the top of a home, or of a CometBFT home in

@@ -102,7 +102,7 @@ func (w *walker) top(ctx context.Context, r snapshot.Root, rel string) error {
 		if err != nil {
 			return err
 		}
-		if why, denied := w.l.scope.denied(dir, name, isDir); denied {
+		if why, denied := w.l.scope.denied(dir, path.Join(r.Prefix, rel), name, isDir); denied {
 			w.leave(r.Name, at, why)
 			continue
 		}
@@ -130,6 +130,11 @@ func (w *walker) top(ctx context.Context, r snapshot.Root, rel string) error {
 			if !take {
 				w.leave(r.Name, at, whyFile)
 				continue
+			}
+			if link {
+				if err := w.link(r, at); err != nil {
+					return err
+				}
 			}
 			only = append(only, name)
 		default:
@@ -184,7 +189,7 @@ func (w *walker) search(ctx context.Context, r snapshot.Root, rel string, parent
 	if take {
 		return true, w.descend(ctx, r, rel, parent)
 	}
-	if link || depth == 1 && !w.l.scope.takenBelow(full) {
+	if _, below := w.l.scope.included(rel); link || depth == 1 && !below && !w.l.scope.takenBelow(full) {
 		return false, nil
 	}
 	names, err := os.ReadDir(full)
@@ -198,13 +203,18 @@ func (w *walker) search(ctx context.Context, r snapshot.Root, rel string, parent
 		if err != nil {
 			return false, err
 		}
-		if why, denied := w.l.scope.denied(full, e.Name(), isDir); denied {
+		if why, denied := w.l.scope.denied(full, path.Join(r.Prefix, rel), e.Name(), isDir); denied {
 			w.leave(r.Name, at, why)
 			continue
 		}
 		included, _ := w.l.scope.included(at)
 		take := included || w.l.scope.take[p]
 		if !isDir {
+			if take && link {
+				if err := w.link(r, at); err != nil {
+					return false, err
+				}
+			}
 			if take && !isSpecial(e.Type()) {
 				only, found = append(only, e.Name()), true
 			}
@@ -267,7 +277,7 @@ func (w *walker) whole(ctx context.Context, r snapshot.Root, rel string, id fsID
 	var m marks
 	err := eachName(dir, func(e fs.DirEntry) error {
 		name, at := e.Name(), filepath.Join(rel, e.Name())
-		if why, denied := w.l.scope.denied(dir, name, e.IsDir()); denied {
+		if why, denied := w.l.scope.denied(dir, path.Join(r.Prefix, rel), name, e.IsDir()); denied {
 			w.leave(r.Name, at, why)
 			return nil
 		}
@@ -394,15 +404,20 @@ func (w *walker) covered(p string) bool {
 	return ok || w.l.scope.named(first)
 }
 
-// vanished forgives what a running node removes.
+// vanished forgives what a running node removes, and says what it means when a
+// held one does.
 func (w *walker) vanished(err error) error {
-	if w.live && errors.Is(err, fs.ErrNotExist) {
+	gone := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case gone && w.live:
 		return nil
+	case errors.Is(err, ErrMoving):
+		return err
+	case gone, errors.Is(err, snapshot.ErrChanged):
+		return hint.Add(fmt.Errorf("%w: %w", ErrMoving, err), "something else writes to the home: check that replica.control stops the node that uses it")
+	default:
+		return err
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return errVanished(err)
-	}
-	return err
 }
 
 // fsID tells filesystems and mounts apart: links work only where both agree.
