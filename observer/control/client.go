@@ -96,7 +96,7 @@ func (c *supervised) Hold(ctx context.Context, r Request) (Hold, error) {
 		var no *refusal
 		if !errors.As(err, &no) {
 			// We do not know how far it came; closing the connection took it back.
-			err = errors.Join(err, c.awaitRunning(ctx, r.Timeout+answerTimeout))
+			err = join(err, c.awaitRunning(ctx, r.Timeout+answerTimeout))
 		}
 		return nil, fmt.Errorf("%s: hold: %w", c, err)
 	}
@@ -104,7 +104,7 @@ func (c *supervised) Hold(ctx context.Context, r Request) (Hold, error) {
 	h.deadline = time.AfterFunc(r.Deadline-time.Since(began), h.lose) // if supervise itself is frozen
 	h.wg.Go(h.listen)
 	if err := proveDown(ctx, r, began); err != nil {
-		return nil, fmt.Errorf("%s: hold: %w", c, errors.Join(err, h.Release(ctx)))
+		return nil, fmt.Errorf("%s: hold: %w", c, join(err, h.Release(ctx)))
 	}
 	return h, nil
 }
@@ -124,7 +124,7 @@ func proveDown(ctx context.Context, r Request, began time.Time) error {
 		}
 		if sleep(within, downEvery) != nil {
 			if ctx.Err() != nil {
-				return errors.Join(context.Cause(ctx), err)
+				return join(context.Cause(ctx), err)
 			}
 			return hint.Add(fmt.Errorf("the node's manager says that it has stopped, but: %w", err),
 				"something else keeps the node, or its files, open: it must be part of what the manager stops")
@@ -288,7 +288,7 @@ func (l *line) ask(ctx context.Context, r request, d time.Duration) (wireStatus,
 		if cause := context.Cause(ctx); cause != nil {
 			return wireStatus{}, cause
 		}
-		return wireStatus{}, errors.Join(err, rerr)
+		return wireStatus{}, join(err, rerr)
 	}
 	if err := a.err(); err != nil {
 		return wireStatus{}, err

@@ -28,6 +28,11 @@ type ExecConfig struct {
 	// first line of its output may name this very run of the node.
 	Status []string
 
+	// MayStart, where set, is asked by Recover before it starts a node that was
+	// left down: much may have happened since. An error leaves node and journal
+	// as they are.
+	MayStart func(context.Context) error `json:"-"`
+
 	Dir      string // workdir, for the journal; must exist
 	SwapFile string // see SuperviseOptions; "": none
 
@@ -66,15 +71,16 @@ func NewExec(c ExecConfig) (Control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control.exec: %w", err)
 	}
-	return &execControl{linger: c.Linger, node: &node{
+	return &execControl{linger: c.Linger, mayStart: c.MayStart, node: &node{
 		Argv: Argv{Stop: c.Stop, Start: c.Start, Status: c.Status}, Dir: dir, SwapFile: c.SwapFile,
 		StartTimeout: c.StartTimeout, StatusTimeout: c.StatusTimeout,
 	}}, nil
 }
 
 type execControl struct {
-	node   *node
-	linger time.Duration
+	node     *node
+	linger   time.Duration
+	mayStart func(context.Context) error
 
 	mu     sync.Mutex
 	guards []*guard // left behind to watch on; reaped once they are gone
@@ -154,7 +160,7 @@ func (e *execControl) hold(ctx context.Context, r Request) (*execHold, error) {
 		err = rec.write(e.node.Dir)
 	}
 	if err != nil {
-		return nil, errors.Join(err, lock.Unlock())
+		return nil, join(err, lock.Unlock())
 	}
 	began := time.Now()
 	watching, cancel := context.WithCancel(context.Background())
@@ -164,7 +170,7 @@ func (e *execControl) hold(ctx context.Context, r Request) (*execHold, error) {
 	}, e.node.Dir)
 	if err != nil { // nothing was stopped yet
 		cancel()
-		return nil, errors.Join(err, removeRecord(e.node.Dir), lock.Unlock())
+		return nil, join(err, removeRecord(e.node.Dir), lock.Unlock())
 	}
 	h.wg.Go(func() { h.watch(watching, began.Add(r.Deadline)) })
 	if err := h.stop(ctx, r, began); err != nil {
@@ -176,7 +182,7 @@ func (e *execControl) hold(ctx context.Context, r Request) (*execHold, error) {
 // mayHold makes the record of a hold, where one may begin now.
 func (e *execControl) mayHold(ctx context.Context, r Request) (rec Record, err error) {
 	if old, err := ReadHold(e.node.Dir); old != nil || err != nil {
-		return rec, hint.Add(errors.Join(errors.New("an earlier hold is still open"), err), "the next eddy backup closes it first")
+		return rec, hint.Add(join(errors.New("an earlier hold is still open"), err), "the next eddy backup closes it first")
 	}
 	if err := swapping(e.node.SwapFile); err != nil {
 		return rec, err
@@ -229,14 +235,14 @@ func (h *execHold) stop(ctx context.Context, r Request, began time.Time) error {
 	n := h.e.node
 	n.blind.Store(false)
 	if err := h.guard.send(guardMsg{Op: gStopping}); err != nil {
-		return errors.Join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
+		return join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
 	}
 	// Once asked for, a stop goes on whatever becomes of ctx: it is seen through.
 	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Timeout-time.Since(began))
 	defer cancel()
 	failed, err := h.askToStop(within)
 	if err != nil {
-		return errors.Join(err, h.Release(ctx))
+		return join(err, h.Release(ctx))
 	}
 	var st runState
 	last := unknown
@@ -250,28 +256,28 @@ func (h *execHold) stop(ctx context.Context, r Request, began time.Time) error {
 			break
 		}
 		if sleep(within, pollEvery) != nil {
-			return errors.Join(hint.Add(fmt.Errorf("%w: %s after %s", ErrStopTimeout, state(last), r.Timeout),
+			return join(hint.Add(fmt.Errorf("%w: %s after %s", ErrStopTimeout, state(last), r.Timeout),
 				"it was not killed, and is started again if it ends; raise control.timeout if it only needs longer"), serr, h.abandon(h.e.linger))
 		}
 	}
 	switch {
 	case st != stopped && st != dead:
 		// It may have been asked all the same, so it is watched for a while.
-		return errors.Join(hint.Add(fmt.Errorf("stop: %w", failed), "run the stop command by hand and read what it says"), h.abandon(r.Timeout))
+		return join(hint.Add(fmt.Errorf("stop: %w", failed), "run the stop command by hand and read what it says"), h.abandon(r.Timeout))
 	case failed != nil:
-		return errors.Join(hint.Add(fmt.Errorf("%w: stop: %w", ErrKilled, failed), taintedHint), h.Release(ctx))
+		return join(hint.Add(fmt.Errorf("%w: stop: %w", ErrKilled, failed), taintedHint), h.Release(ctx))
 	case st == dead:
-		return errors.Join(hint.Add(fmt.Errorf("%w: its status says that it is dead, not stopped", ErrKilled), taintedHint), h.Release(ctx))
+		return join(hint.Add(fmt.Errorf("%w: its status says that it is dead, not stopped", ErrKilled), taintedHint), h.Release(ctx))
 	}
 	if err := h.guard.send(guardMsg{Op: gHeld}); err != nil {
-		return errors.Join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
+		return join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
 	}
 	err = context.Cause(ctx)
 	if err == nil {
 		err = proveDown(ctx, r, began)
 	}
 	if err != nil {
-		return errors.Join(err, h.Release(ctx))
+		return join(err, h.Release(ctx))
 	}
 	return nil
 }
@@ -347,13 +353,13 @@ func (h *execHold) Release(ctx context.Context) error {
 			next = "its guard is dead, the next eddy backup tries again"
 		}
 		h.ends = fmt.Errorf("%s: release: %w (%s)", h.e, err, next)
-		return errors.Join(h.ends, h.finish(h.lock.Close, 0))
+		return join(h.ends, h.finish(h.lock.Close, 0))
 	}
 	err := removeRecord(n.Dir)
 	if err == nil {
 		_ = h.guard.send(guardMsg{Op: gReleased})
 	}
-	if err = errors.Join(err, h.finish(h.lock.Unlock, dismissTime)); err != nil {
+	if err = join(err, h.finish(h.lock.Unlock, dismissTime)); err != nil {
 		h.ends = fmt.Errorf("%s: release: the node runs, but: %w", h.e, err)
 	}
 	return h.ends
@@ -365,7 +371,7 @@ func (h *execHold) abandon(d time.Duration) error {
 	defer h.mu.Unlock()
 	err := h.guard.send(guardMsg{Op: gWatch, WatchMS: d.Milliseconds()})
 	h.release()
-	return errors.Join(err, h.finish(h.lock.Close, 0))
+	return join(err, h.finish(h.lock.Close, 0))
 }
 
 // finish ends this process's part in the hold. The lock is closed, not unlocked,
@@ -390,7 +396,7 @@ func (e *execControl) Recover(ctx context.Context) (acted bool, err error) {
 		return false, fmt.Errorf("%s: recover: %w", e, err)
 	}
 	acted, err = e.recover(ctx)
-	if err = errors.Join(err, lock.Unlock()); err != nil {
+	if err = join(err, lock.Unlock()); err != nil {
 		return acted, fmt.Errorf("%s: recover: %w", e, err)
 	}
 	return acted, nil
@@ -415,6 +421,13 @@ func (e *execControl) recover(ctx context.Context) (bool, error) {
 	n := e.node.of(rec.Argv)
 	if err := swapping(n.SwapFile); err != nil {
 		return false, err
+	}
+	if e.mayStart != nil {
+		if st, _, _ := n.status(ctx); st != running {
+			if err := e.mayStart(ctx); err != nil {
+				return false, fmt.Errorf("the node is left down: %w", err)
+			}
+		}
 	}
 	boot, err := fsx.BootID()
 	if err != nil {

@@ -500,6 +500,27 @@ func bootNow(t *testing.T) string {
 	return id
 }
 
+// A node that must not run any more is left, with its journal, until that changes.
+func TestExecRecoverMayNotStart(t *testing.T) {
+	t.Parallel()
+	h, c := execNode(t)
+	playCtlProcess(t, c.Stop)
+	eventually(t, 3*time.Second, "stopped", func() bool { return h.pid() == 0 })
+	if err := (Record{Format: 1, Kind: "hold", Control: "exec", Purpose: "backup"}).write(c.Dir); err != nil {
+		t.Fatal(err)
+	}
+	no := errAny
+	c.MayStart = func(context.Context) error { return no }
+	if acted, err := mustExec(t, c).Recover(ctxOf(t)); acted || !errors.Is(err, errAny) || h.pid() != 0 {
+		t.Fatalf("%v, %v, node %d", acted, err, h.pid())
+	}
+	no = nil
+	if acted, err := mustExec(t, c).Recover(ctxOf(t)); !acted || err != nil || h.pid() == 0 {
+		t.Fatalf("%v, %v, node %d", acted, err, h.pid())
+	}
+	closed(t, c)
+}
+
 // What the journal names is started, not what the configuration says by now.
 func TestExecRecoverUsesTheRecordsCommands(t *testing.T) {
 	t.Parallel()

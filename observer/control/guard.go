@@ -231,7 +231,7 @@ func RunGuard() error {
 	in := bufio.NewReader(conn)
 	arm, err := readGuard(in)
 	if err != nil || arm.Op != gArm || arm.Node == nil {
-		return errors.Join(errors.New("guard: no orders"), err)
+		return join(errors.New("guard: no orders"), err)
 	}
 	s := &sentry{
 		node: arm.Node, holder: &process{fd: guardHolderFD}, conn: conn, watch: millis(arm.WatchMS),

@@ -188,12 +188,12 @@ func (n *node) tryStart(ctx context.Context, surelyDown bool) (done bool, err er
 		return true, lock.Unlock()
 	}
 	if err := swapping(n.SwapFile); err != nil {
-		return false, errors.Join(fmt.Errorf("start: %w", err), lock.Unlock())
+		return false, join(fmt.Errorf("start: %w", err), lock.Unlock())
 	}
 	n.blind.Store(st == unknown)
 	c, err := spawn(n.Argv.Start, nodeEnv(), false, lock.File())
 	if err != nil {
-		return false, errors.Join(fmt.Errorf("start: %w", err), lock.Unlock())
+		return false, join(fmt.Errorf("start: %w", err), lock.Unlock())
 	}
 	if err := c.wait(ctx); err != nil {
 		// It may be the node itself, so it is left alone, and keeps the lock.
@@ -202,7 +202,7 @@ func (n *node) tryStart(ctx context.Context, surelyDown bool) (done bool, err er
 		if st == running {
 			return true, lock.Unlock()
 		}
-		return false, errors.Join(hint.Add(fmt.Errorf("start: %s has not returned: %w", c.name, context.Cause(ctx)),
+		return false, join(hint.Add(fmt.Errorf("start: %s has not returned: %w", c.name, context.Cause(ctx)),
 			"the start command must return when the node has been started, not be the node"), serr, lock.Close())
 	}
 	defer c.free()
@@ -224,7 +224,7 @@ func (n *node) awaitStarted(ctx context.Context, failed error) (bool, error) {
 			return false, hint.Add(fmt.Errorf("start: %w", failed), "run the start command by hand and read what it says")
 		}
 		if sleep(ctx, pollEvery) != nil {
-			return false, hint.Add(errors.Join(fmt.Errorf("start: the node does not run: %w", context.Cause(ctx)), err),
+			return false, hint.Add(join(fmt.Errorf("start: the node does not run: %w", context.Cause(ctx)), err),
 				"look at the node's log; a node that needs longer needs a longer start time-out")
 		}
 	}

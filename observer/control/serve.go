@@ -74,7 +74,7 @@ func (s *supervisor) listen() (srv *server, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, lock.Close())
+			err = join(err, lock.Close())
 		}
 	}()
 	if st, err := os.Lstat(path); err == nil && st.Mode()&fs.ModeSocket == 0 {
@@ -99,7 +99,7 @@ func (s *supervisor) listen() (srv *server, err error) {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("supervise: %w", err), ln.Close(), os.Remove(tmp))
+		return nil, join(fmt.Errorf("supervise: %w", err), ln.Close(), os.Remove(tmp))
 	}
 	srv = &server{ln: ln, lock: lock, path: path, conns: map[*net.UnixConn]bool{}}
 	srv.wg.Go(func() { s.accept(srv) })
@@ -109,7 +109,7 @@ func (s *supervisor) listen() (srv *server, err error) {
 // close ends all connections and waits for their goroutines. The loop must have
 // closed s.done before, or they could wait for it.
 func (v *server) close() error {
-	err := errors.Join(os.Remove(v.path), v.ln.Close())
+	err := join(os.Remove(v.path), v.ln.Close())
 	v.mu.Lock()
 	v.closed = true
 	for c := range v.conns {
@@ -117,7 +117,7 @@ func (v *server) close() error {
 	}
 	v.mu.Unlock()
 	v.wg.Wait()
-	return errors.Join(err, v.lock.Close())
+	return join(err, v.lock.Close())
 }
 
 // add notes a connection; false when the server is closed already.
@@ -210,7 +210,7 @@ func (s *supervisor) admit(p *peer) error {
 	err = raw.Control(func(fd uintptr) {
 		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
-	if err = errors.Join(err, cerr); err != nil {
+	if err = join(err, cerr); err != nil {
 		return fmt.Errorf("read the peer's credentials: %w", err)
 	}
 	p.cred = *cred

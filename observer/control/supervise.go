@@ -158,7 +158,7 @@ func Supervise(ctx context.Context, o SuperviseOptions) (exitCode int, err error
 	}
 	defer func() {
 		close(s.done)
-		err = errors.Join(err, srv.close())
+		err = join(err, srv.close())
 	}()
 	return s.run(ctx)
 }
