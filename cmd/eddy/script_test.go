@@ -45,7 +45,7 @@ func (c *chain) validator() node.Home { return c.homes[0] }
 
 func (c *chain) start() error {
 	c.once.Do(func() {
-		c.homes, c.err = node.Testnet(c.dir, node.TestnetOptions{Validators: 1, Observers: observers, ChainID: "script-1"})
+		c.homes, c.err = node.Testnet(c.dir, node.TestnetOptions{Validators: 1, Observers: observers, ChainID: "script-1", Commit: 500 * time.Millisecond})
 		if c.err != nil {
 			return
 		}
@@ -93,28 +93,49 @@ func kill(cmd *exec.Cmd) {
 }
 
 func heightOf(rpc string) (int64, error) {
+	h, _, err := statusOf(rpc)
+	return h, err
+}
+
+func statusOf(rpc string) (height int64, catchingUp bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rpc+"/status", nil)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer resp.Body.Close()
 	var s struct {
 		Result struct {
 			SyncInfo struct {
-				Height string `json:"latest_block_height"`
+				Height     string `json:"latest_block_height"`
+				CatchingUp bool   `json:"catching_up"`
 			} `json:"sync_info"`
 		}
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	return strconv.ParseInt(s.Result.SyncInfo.Height, 10, 64)
+	height, err = strconv.ParseInt(s.Result.SyncInfo.Height, 10, 64)
+	return height, s.Result.SyncInfo.CatchingUp, err
+}
+
+// caughtUp waits until a replica follows its chain block by block.
+func caughtUp(rpc, chain string) error {
+	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		tip, err := heightOf(chain)
+		if err != nil {
+			return err
+		}
+		if h, catching, err := statusOf(rpc); err == nil && !catching && h >= tip-1 {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s does not catch up", rpc)
 }
 
 func waitFor(rpc string, height int64) error {
@@ -179,9 +200,7 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			cmd, err := spawn(ts.MkAbs("node.log"), "eddy", "supervise", "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir)
 			check(ts, err)
 			ts.Defer(func() { kill(cmd) })
-			tip, err := heightOf(c.validator().RPC)
-			check(ts, err)
-			check(ts, waitFor(h.RPC, tip))
+			check(ts, caughtUp(h.RPC, c.validator().RPC))
 		},
 		// running: the replica answers and makes blocks.
 		"running": func(ts *testscript.TestScript, neg bool, _ []string) {

@@ -10,7 +10,6 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/ui"
-	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/cometbft"
 	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/uploader"
@@ -71,10 +70,6 @@ func newReplica(c *config.Config) (*replica, error) {
 }
 
 func (r *replica) Recover(ctx context.Context) (bool, error) { return r.control.Recover(ctx) }
-
-func (r *replica) Ready(ctx context.Context, when job.WhenBehind) (observer.State, error) {
-	return r.WaitReady(ctx, when.Wait)
-}
 
 func (r *replica) Facts(ctx context.Context) (job.Facts, error) {
 	f, err := r.Replica.Facts(ctx)

@@ -21,9 +21,6 @@ import (
 type Replica interface {
 	observer.Replica
 	observer.Holder
-	// Ready waits, by the caller's policy, until the replica is fit, and
-	// describes it; an error has observer.ErrNotFit in its chain.
-	Ready(ctx context.Context, when WhenBehind) (observer.State, error)
 	// Recover starts a node that a dead eddy left stopped.
 	Recover(ctx context.Context) (acted bool, err error)
 	// Facts are what the manifest says beside the position.
@@ -142,7 +139,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time) (sum Summary, err err
 		return sum, err
 	}
 
-	before, err := b.Replica.Ready(ctx, b.WhenBehind)
+	before, err := b.ready(ctx)
 	if b.WhenBehind.Skip && errors.Is(err, observer.ErrBehind) {
 		sum.Outcome, sum.Position = "skipped", before.Position.Index
 		return sum, nil
@@ -184,6 +181,35 @@ func (b *Backup) run(ctx context.Context, begun time.Time) (sum Summary, err err
 		return sum, errors.Join(stage.Remove(), b.Workdir.leave())
 	}
 	return sum, errors.Join(err, b.abandon(ctx, stage, id, err))
+}
+
+// behindEvery is how often a replica that catches up is asked.
+const behindEvery = 5 * time.Second
+
+// ready describes the replica when it is fit, waiting for one that is behind as
+// long as it may. What waiting cannot cure is refused at once.
+func (b *Backup) ready(ctx context.Context) (observer.State, error) {
+	until, said := time.Now().Add(b.WhenBehind.Wait), false
+	for {
+		s, err := b.Replica.Describe(ctx)
+		if err == nil {
+			err = b.Replica.Gate(ctx, s)
+		}
+		if err == nil || !errors.Is(err, observer.ErrBehind) || !time.Now().Before(until) {
+			return s, err
+		}
+		if !said {
+			said = true
+			b.phase("", "wait", "waiting up to %s: %v", b.WhenBehind.Wait, err)
+		}
+		t := time.NewTimer(min(time.Until(until), behindEvery))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return s, ctx.Err()
+		case <-t.C:
+		}
+	}
 }
 
 // unchanged tells whether the newest READY backup holds this very position.

@@ -74,24 +74,6 @@ func (r *Replica) Capture(ctx context.Context, st *snapshot.Stage) error {
 	return r.layout.Capture(ctx, st)
 }
 
-// WaitReady describes the node when it is fit, waiting up to max for it to catch
-// up. What waiting cannot cure is refused at once.
-func (r *Replica) WaitReady(ctx context.Context, max time.Duration) (observer.State, error) {
-	until := time.Now().Add(max)
-	for {
-		s, err := r.Describe(ctx)
-		if err == nil {
-			err = r.Gate(ctx, s)
-		}
-		if err == nil || !errors.Is(err, observer.ErrBehind) || !time.Now().Before(until) {
-			return s, err
-		}
-		if err := sleep(ctx, min(time.Until(until), 5*time.Second)); err != nil {
-			return s, err
-		}
-	}
-}
-
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
