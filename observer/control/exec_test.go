@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -369,6 +370,54 @@ func TestExecCancelledDuringTheStop(t *testing.T) {
 		t.Fatal("the node does not run")
 	}
 	closed(t, c)
+}
+
+// Killed at any moment, from before the guard is armed until after the release,
+// with its guard or without, an eddy leaves a node that runs, or a journal that
+// Recover closes.
+func TestExecKilledAnywhere(t *testing.T) {
+	t.Parallel()
+	for i := range 16 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			delay := time.Duration(rand.Int64N(int64(150 * slower * time.Millisecond)))
+			both := i%2 == 1
+			t.Logf("killed after %s, both: %v", delay, both)
+			h, c := execNode(t)
+			h.write("mode", "slow 20ms")
+			p := holder(t, holderArgs{Exec: &c, Timeout: 2 * slower * time.Second, Deadline: time.Minute})
+			if i%4 < 2 {
+				p.in("release")
+			}
+			time.Sleep(delay)
+			if both {
+				_ = unix.Kill(p.Process.Pid, unix.SIGSTOP)
+				for _, child := range children(p.Process.Pid) {
+					if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", child)); string(b) == "eddy\x00guard\x00" {
+						_ = unix.Kill(child, unix.SIGKILL)
+						eventually(t, 2*time.Second, "the guard is gone", func() bool { return ended(child) })
+					}
+				}
+			}
+			_ = p.Process.Kill()
+			p.exit(t)
+			// The guard closes the journal; where there is none any more, Recover does.
+			eventually(t, 15*time.Second, "the journal is closed", func() bool {
+				_, err := mustExec(t, c).Recover(ctxOf(t))
+				if err != nil && !errors.Is(err, ErrHeld) {
+					t.Fatal(err)
+				}
+				rec, rerr := ReadHold(c.Dir)
+				return err == nil && rec == nil && rerr == nil
+			})
+			closed(t, c)
+			eventually(t, time.Second, "the node runs", func() bool { return h.pid() != 0 })
+			time.Sleep(100 * time.Millisecond)
+			if h.pid() == 0 {
+				t.Fatal("it ended after the journal was closed")
+			}
+		})
+	}
 }
 
 // A start that fails is left to the guard, which goes on until it works.

@@ -299,7 +299,7 @@ func (s *supervisor) begin(p *peer, r request) (code, why, todo string) {
 		return codeTimeout, fmt.Sprintf("send SIGTERM to the node: %v", err), ""
 	}
 	s.hold, s.state, s.linger = h, stateStopping, false
-	s.o.Log.Info().Str("stage", h.stage).Int32("holder", p.cred.Pid).Dur("deadline", deadline).Msg("a hold begins")
+	s.o.Log.Info().Str("stage", h.stage).Int32("holder", p.cred.Pid).Stringer("deadline", deadline).Msg("a hold begins")
 	return "", "", ""
 }
 
@@ -314,7 +314,7 @@ func (s *supervisor) release(p *peer) {
 	s.startAgain()
 	switch s.state {
 	case stateRunning:
-		s.o.Log.Info().Dur("held", held).Msg("a hold was released")
+		s.o.Log.Info().Stringer("held", held).Msg("a hold was released")
 		p.reply(s.answer())
 	case stateBlocked:
 		p.refuse(codeBlocked, s.blockWhy, "finish the restore")

@@ -380,10 +380,13 @@ func (s *supervisor) down() {
 		s.endHold()
 		s.startAgain()
 	case s.unclean != "":
-		how := s.unclean
+		how, todo := s.unclean, taintedHint
+		if s.code == 128+int(unix.SIGTERM) {
+			todo = "its command does not handle SIGTERM: a script around the node must exec it"
+		}
 		s.endHold()
 		s.startAgain()
-		h.peer.refuse(codeKilled, "it ended: "+how, taintedHint)
+		h.peer.refuse(codeKilled, "it ended: "+how, todo)
 	default:
 		s.state = stateHeld
 		h.peer.reply(s.answer())
@@ -394,7 +397,7 @@ func (s *supervisor) down() {
 // it ends after all it is started again.
 func (s *supervisor) giveUp() {
 	h := s.hold
-	s.o.Log.Warn().Dur("after", time.Since(h.began)).Msg("the node did not stop in time; it is left alone, and started again if it ends")
+	s.o.Log.Warn().Stringer("after", time.Since(h.began)).Msg("the node did not stop in time; it is left alone, and started again if it ends")
 	s.endHold()
 	s.state, s.linger = stateRunning, true
 	h.peer.refuse(codeTimeout, fmt.Sprintf("it did not end within %s of SIGTERM", time.Since(h.began).Round(time.Millisecond)),
