@@ -171,6 +171,9 @@ func (b *Backup) run(ctx context.Context, begun time.Time) (sum Summary, err err
 	}
 
 	stage, err := snapshot.CreateStage(id, roots)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", observer.ErrNotFit, err)
+	}
 	if err == nil {
 		err = b.fill(ctx, st, stage, before, &sum)
 	}
