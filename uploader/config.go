@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"path"
@@ -12,14 +13,19 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
-// Config says which store and how it is talked to.
+// ErrConfig is in the chain of every error that Validate and Open return about
+// the configuration itself.
+var ErrConfig = errors.New("store configuration")
+
+// Config says which store and how it is talked to. Credentials are not part of
+// it: they come from the AWS chain (environment, profile, role).
 type Config struct {
 	URL          string // s3://bucket/prefix or file:///directory
-	Region       string
-	Endpoint     string // of a store that is not AWS
-	PathStyle    string // "auto" (path style where an endpoint is given), "true", "false"
-	Profile      string
-	StorageClass string
+	Region       string // "": from the AWS chain, else us-east-1
+	Endpoint     string // http(s) address of a store that is not AWS
+	PathStyle    string // "true", "false", "auto" or "" (path style where an endpoint is given)
+	Profile      string // of the shared AWS configuration
+	StorageClass string // of the objects that Put makes; "": the bucket's default
 	SSE          SSE
 	PartSize     int64 // bytes; 0: by the object's size
 	Concurrency  int   // parts in flight; 0: 4
@@ -30,12 +36,20 @@ type Config struct {
 	MinRate int64
 	Slack   time.Duration
 	// GiveUp is how long a call is tried again before the store counts as
-	// unreachable (0: 2 minutes).
+	// unreachable (0: 2 minutes; 15 s while the store has not answered once).
 	GiveUp time.Duration
 }
 
 // SSE is server-side encryption: Mode "", "AES256" or "aws:kms".
 type SSE struct{ Mode, KMSKeyID string }
+
+const (
+	mib = 1 << 20
+	// The limits of S3: a part that is not the last, any part, an upload.
+	minPart  = 5 * mib
+	maxPart  = 5 << 30
+	maxParts = 10_000
+)
 
 func (c Config) withDefaults() Config {
 	if c.Concurrency == 0 {
@@ -53,28 +67,80 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Open makes the store that the URL names. It asks nothing of the store.
-func Open(ctx context.Context, c Config) (Store, error) {
-	c = c.withDefaults()
+// Validate finds every mistake of the configuration. It touches no network.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(todo, format string, args ...any) {
+		errs = append(errs, hint.Add(fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...), todo))
+	}
+	if _, err := c.parseURL(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.Endpoint != "" {
+		// The address is not repeated: it may hold a password.
+		if u, err := url.Parse(c.Endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+			bad("write https://host or http://host:port, without credentials", "endpoint")
+		}
+	}
+	switch c.PathStyle {
+	case "", "auto", "true", "false":
+	default:
+		bad("write auto, true or false", "path style %q", c.PathStyle)
+	}
+	switch c.SSE.Mode {
+	case "", "AES256", "aws:kms":
+	default:
+		bad("write AES256, aws:kms, or nothing", "encryption mode %q", c.SSE.Mode)
+	}
+	if c.SSE.KMSKeyID != "" && c.SSE.Mode != "aws:kms" {
+		bad("set the mode to aws:kms, or remove the key", "a KMS key without mode aws:kms")
+	}
+	if c.PartSize != 0 && (c.PartSize < minPart || c.PartSize > maxPart) {
+		bad("write 5 MiB to 5 GiB, or 0", "part size %d", c.PartSize)
+	}
+	if c.Concurrency < 0 || c.MinRate < 0 || c.Slack < 0 || c.GiveUp < 0 {
+		bad("write 0 for the default", "a negative number")
+	}
+	return errors.Join(errs...)
+}
+
+// parseURL takes the store's URL apart: file with a directory in Path, or s3 with
+// the bucket in Host and the prefix, without slashes around it, in Path.
+func (c Config) parseURL() (*url.URL, error) {
+	const forms = "write s3://bucket/prefix or file:///directory"
 	u, err := url.Parse(c.URL)
 	if err != nil || u.User != nil {
 		// The URL is not repeated: it may hold a password.
-		return nil, hint.Add(fmt.Errorf("store URL: %w", ErrRefused), "write s3://bucket/prefix or file:///directory, without credentials")
+		return nil, hint.Add(fmt.Errorf("%w: URL", ErrConfig), forms+", without credentials")
 	}
-	switch u.Scheme {
-	case "file":
-		if u.Host != "" || !filepath.IsAbs(u.Path) {
-			return nil, hint.Add(fmt.Errorf("store URL %s: %w", c.URL, ErrRefused), "write file:///directory with three slashes")
-		}
-		return newFileStore(u.Path), nil
-	case "s3":
-		if u.Host == "" {
-			return nil, hint.Add(fmt.Errorf("store URL %s: %w", c.URL, ErrRefused), "write s3://bucket/prefix")
-		}
-		return newS3Store(ctx, c, u.Host, strings.Trim(path.Clean("/"+u.Path), "/"))
+	switch {
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, hint.Add(fmt.Errorf("%w: URL %s://%s%s with a query or a fragment", ErrConfig, u.Scheme, u.Host, u.Path), forms)
+	case u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path):
+		u.Path = filepath.Clean(u.Path)
+		return u, nil
+	case u.Scheme == "s3" && u.Host != "" && u.Port() == "":
+		u.Path = strings.Trim(path.Clean("/"+u.Path), "/")
+		return u, nil
 	default:
-		return nil, hint.Add(fmt.Errorf("store URL %s: %w", c.URL, ErrRefused), "write s3://bucket/prefix or file:///directory")
+		return nil, hint.Add(fmt.Errorf("%w: URL %s", ErrConfig, c.URL), forms)
 	}
+}
+
+// Open makes the store that the URL names. It asks nothing of the store.
+func Open(ctx context.Context, c Config) (Store, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	u, err := c.parseURL()
+	if err != nil {
+		return nil, err
+	}
+	c = c.withDefaults()
+	if u.Scheme == "file" {
+		return newFileStore(u.Path), nil
+	}
+	return newS3Store(ctx, c, u.Host, u.Path)
 }
 
 // partSize is the size of every part but the last: at least 8 MiB, and large
@@ -83,13 +149,13 @@ func (c Config) partSize(upper int64) int64 {
 	if c.PartSize != 0 {
 		return c.PartSize
 	}
-	const mib = 1 << 20
-	return max(8*mib, (upper/9000+mib-1)/mib*mib)
+	return max(8*mib, (upper+9000*mib-1)/(9000*mib)*mib)
 }
 
-// inFlight is how many parts are sent at once: fewer where parts are large, so
-// that their buffers stay within memory.
+// inFlight is how many parts are sent at once: fewer where parts are larger than
+// 32 MiB, so that the buffers, one more than parts in flight, keep to 160 MiB.
+// With parts above 80 MiB (objects above 700 GiB) they are two.
 func (c Config) inFlight(partSize int64) int {
-	const budget = 128 << 20
-	return int(max(1, min(int64(c.Concurrency), budget/partSize)))
+	const budget = 160 * mib
+	return int(max(1, min(int64(c.Concurrency), budget/partSize-1)))
 }

@@ -1,10 +1,16 @@
 package uploader
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"slices"
+	"strings"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
@@ -12,91 +18,218 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
-// advice says what to do about the refusals that operators meet. The codes are
-// those of the S3 API and of the stores that imitate it.
-var advice = map[string]string{
-	"NoSuchBucket":                 "create the bucket, or correct store.url; names are case-sensitive",
-	"InvalidAccessKeyId":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint",
-	"SignatureDoesNotMatch":        "the secret key is wrong: look at AWS_SECRET_ACCESS_KEY or the profile",
-	"AccessDenied":                 "these credentials may not do this: deploy/bucket-writer-policy.json lists the rights that eddy needs",
-	"Forbidden":                    "these credentials may not do this: deploy/bucket-writer-policy.json lists the rights that eddy needs",
-	"ExpiredToken":                 "the session's credentials have expired: log in again, or use a role",
-	"PermanentRedirect":            "the bucket is in another region: set store.region",
-	"AuthorizationHeaderMalformed": "the bucket is in another region: set store.region",
-	"RequestTimeTooSkewed":         "this machine's clock is wrong: set it by NTP",
-	"InvalidObjectState":           "the object was moved to an archive class: bring it back first",
-	"NotImplemented":               "this store lacks a call that eddy needs",
-	"InvalidRequest":               "this store refuses a checksum or header that eddy sends; say which store it is in a bug report",
+// storeError is a call that failed. It holds no header, no URL and no
+// credential, whatever the SDK's own error has.
+type storeError struct {
+	op, key string
+	kind    error  // a sentinel of this package
+	code    string // of the S3 API; "" where the store gave none
+	said    string // one line: what store, network or filesystem said
+	cause   error  // for errors.Is; not printed
+	again   bool   // another attempt may cure it
 }
 
-// classify gives an error of the SDK one of the store's sentinels and a hint. It
-// keeps the operation and the thing, and no header, URL or credential.
+func (e *storeError) Error() string {
+	text := strings.TrimSuffix(e.op+" "+e.key, " ") + ": " + e.kind.Error()
+	if e.said != "" {
+		text += ": " + e.said
+	}
+	return text
+}
+
+func (e *storeError) Unwrap() []error {
+	if e.cause == nil {
+		return []error{e.kind}
+	}
+	return []error{e.kind, e.cause}
+}
+
+// passing tells an error that another attempt may cure.
+func passing(err error) bool {
+	var e *storeError
+	return errors.As(err, &e) && e.again
+}
+
+// hasCode tells whether the store answered with one of the codes. Codes are
+// compared, not the SDK's types: errors.As finds those not on every path.
+func hasCode(err error, codes ...string) bool {
+	var e *storeError
+	return errors.As(err, &e) && slices.Contains(codes, e.code)
+}
+
+// What to do about the answers that operators meet. The codes are those of the
+// S3 API and of the stores that imitate it.
+const (
+	adviceRights   = "these credentials may not do this: deploy/bucket-writer-policy.json lists the rights that eddy needs"
+	adviceRegion   = "the bucket is in another region: set store.region"
+	adviceChecksum = "this store refuses a header that eddy sends; AWS_REQUEST_CHECKSUM_CALCULATION=when_required in the environment leaves out the checksums that are optional"
+)
+
+var advice = map[string]string{
+	"NoSuchBucket":                 "create the bucket, or correct store.url; names are case-sensitive",
+	"InvalidBucketName":            "correct the bucket's name in store.url",
+	"NoSuchUpload":                 "the upload was aborted by somebody, or by a lifecycle rule that is shorter than an upload takes; begin again",
+	"InvalidAccessKeyId":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint",
+	"SignatureDoesNotMatch":        "the secret key is wrong: look at AWS_SECRET_ACCESS_KEY or the profile",
+	"AccessDenied":                 adviceRights,
+	"AllAccessDisabled":            adviceRights,
+	"ExpiredToken":                 "the session's credentials have expired: log in again, or use a role",
+	"InvalidToken":                 "the session token is not valid: look at AWS_SESSION_TOKEN, or log in again",
+	"TokenRefreshRequired":         "the session's credentials have expired: log in again, or use a role",
+	"PermanentRedirect":            adviceRegion,
+	"AuthorizationHeaderMalformed": adviceRegion,
+	"RequestTimeTooSkewed":         "this machine's clock is wrong: set it by NTP",
+	"InvalidObjectState":           "the object was moved to an archive class: bring it back first",
+	"EntityTooLarge":               "the store takes no objects of this size",
+	"QuotaExceeded":                "the store is full: make room, or expire old backups",
+	"NotImplemented":               "this store lacks a call, or a header, that eddy needs",
+	"InvalidRequest":               adviceChecksum,
+	"InvalidArgument":              adviceChecksum,
+}
+
+// Codes that decide by themselves, whatever the status.
+var (
+	damagedCodes = []string{"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+	// A conflict of two writers at the same moment: S3 asks to try again, and the
+	// next answer says who was first.
+	conflictCodes = []string{"ConditionalRequestConflict", "OperationAborted"}
+	passingCodes  = []string{
+		"RequestTimeout", "RequestTimeoutException", "IncompleteBody", "SlowDown", "InternalError", "ServiceUnavailable",
+		"Throttling", "ThrottlingException", "TooManyRequests", "BandwidthLimitExceeded", "RequestLimitExceeded",
+	}
+)
+
+// classify turns an error of the SDK, the network or our own reading into a
+// storeError with one sentinel, and a hint where there is something to do.
 func classify(op, key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	what := op
-	if key != "" {
-		what += " " + key
+	e := &storeError{op: op, key: key}
+	var own *storeError
+	if errors.As(err, &own) { // found by our own checks of an answer
+		*e = *own
+		e.op, e.key = op, key
+		if todo := cmp.Or(hint.Of(err), advice[e.code]); todo != "" {
+			return hint.Add(e, todo)
+		}
+		return e
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	code, message, status := "", "", 0
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		code, message = api.ErrorCode(), api.ErrorMessage()
+		e.code, e.said = api.ErrorCode(), oneLine(api.ErrorCode(), api.ErrorMessage())
 	}
+	status := 0
 	var resp *awshttp.ResponseError
 	if errors.As(err, &resp) {
 		status = resp.HTTPStatusCode()
 	}
-	said := code
-	if message != "" && message != code {
-		said += ": " + message
+	var creds *credentialsError
+	if errors.As(err, &creds) {
+		e.kind, e.said, e.again = ErrRefused, "no credentials: "+oneLine("", root(creds).Error()), creds.again
+		return hint.Add(e, "eddy takes credentials from the AWS chain only: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role")
+	}
+	if status == 0 && e.code == "" {
+		return network(e, err)
+	}
+	todo := advice[e.code]
+	switch {
+	case e.code == "NoSuchBucket":
+		e.kind = ErrRefused
+	case slices.Contains(damagedCodes, e.code):
+		e.kind, e.again = ErrDamaged, true // on the way, most likely
+	case slices.Contains(conflictCodes, e.code):
+		e.kind, e.again = ErrPrecondition, true
+	case status == http.StatusPreconditionFailed:
+		e.kind = ErrPrecondition
+	case status == http.StatusNotFound:
+		e.kind = ErrNotFound
+	case status == http.StatusRequestedRangeNotSatisfiable:
+		return tooShort(op, key)
+	case status == http.StatusNotImplemented:
+		e.kind = ErrRefused
+	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, slices.Contains(passingCodes, e.code):
+		e.kind, e.again = ErrUnreachable, true
+		todo = "the store is in trouble or overloaded: try again later"
+	default:
+		e.kind = ErrRefused
+		switch { // an answer to HEAD has no body and so no code
+		case todo != "":
+		case status == http.StatusForbidden:
+			todo = adviceRights
+		case status/100 == 3:
+			todo = adviceRegion
+		}
+	}
+	if e.said == "" || e.said == e.code {
+		e.said = strings.TrimSpace(fmt.Sprintf("%d %s", status, e.code))
+	}
+	if todo == "" {
+		return e
+	}
+	return hint.Add(e, todo)
+}
+
+// network judges an error without any answer.
+func network(e *storeError, err error) error {
+	e.kind, e.again = ErrUnreachable, true
+	todo := "look at store.endpoint, the network and its proxies"
+	var (
+		op      *net.OpError
+		dns     *net.DNSError
+		cert    *tls.CertificateVerificationError
+		unknown x509.UnknownAuthorityError
+	)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		e.said = "no answer in time"
+	case errors.As(err, &cert), errors.As(err, &unknown):
+		e.again = false
+		e.said, todo = root(err).Error(), "the store's certificate is not trusted here: name its CA by AWS_CA_BUNDLE"
+	case errors.As(err, &dns):
+		e.said, todo = dns.Error(), "look at store.endpoint, store.region and DNS"
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		e.again = false
+		e.said, todo = "it speaks http, not https", "write store.endpoint with http://"
+	case strings.Contains(err.Error(), "checksum did not match"): // the SDK's own check of a whole answer
+		e.kind, e.said, todo = ErrDamaged, "an answer with another checksum than it says", ""
+	case errors.As(err, &op):
+		e.said = op.Error() // with the address
+	default:
+		e.said = root(err).Error()
+	}
+	e.said = oneLine("", e.said)
+	if todo == "" {
+		return e
+	}
+	return hint.Add(e, todo)
+}
+
+// tooShort: a range was asked for that the object does not have.
+func tooShort(op, key string) error {
+	return &storeError{op: op, key: key, kind: ErrDamaged, said: "the object ends before the range that was asked for", cause: errShort}
+}
+
+// oneLine joins a code and a message of somebody else's into a line of bounded
+// length.
+func oneLine(code, message string) string {
+	const limit = 300
+	text := strings.Join(strings.Fields(message), " ")
+	if r := []rune(text); len(r) > limit {
+		text = string(r[:limit]) + "..."
 	}
 	switch {
-	case code == "NoSuchBucket":
-		return hint.Add(fmt.Errorf("%s: %w: %s", what, ErrRefused, said), advice[code])
-	case status == http.StatusNotFound, code == "NoSuchKey", code == "NotFound", code == "NoSuchUpload":
-		return fmt.Errorf("%s: %w (%s)", what, ErrNotFound, said)
-	case status == http.StatusPreconditionFailed, status == http.StatusConflict:
-		return fmt.Errorf("%s: %w (%s)", what, ErrPrecondition, said)
-	case code == "BadDigest", code == "XAmzContentChecksumMismatch":
-		return fmt.Errorf("%s: %w: %s", what, ErrDamaged, said)
-	case status >= 300 && status < 500 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout:
-		if said == "" {
-			said = http.StatusText(status)
-		}
-		text := advice[code]
-		if text == "" {
-			text = advice[map[int]string{http.StatusForbidden: "AccessDenied", http.StatusMovedPermanently: "PermanentRedirect"}[status]]
-		}
-		return hint.Add(fmt.Errorf("%s: %w: %s", what, ErrRefused, said), text)
-	case isCredentials(err):
-		return hint.Add(fmt.Errorf("%s: %w: no credentials were found", what, ErrRefused),
-			"eddy takes them from the AWS chain only: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role")
-	case status >= 500 || status == http.StatusTooManyRequests:
-		return hint.Add(fmt.Errorf("%s: %w: it answers %d %s", what, ErrUnreachable, status, said), "the store is in trouble or overloaded; try again later")
+	case text == "" || text == code:
+		return code
+	case code == "":
+		return text
 	default:
-		return hint.Add(fmt.Errorf("%s: %w: %w", what, ErrUnreachable, root(err)), "look at the endpoint, the network, and DNS")
+		return code + ": " + text
 	}
 }
 
-func isCredentials(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if op, ok := err.(*smithy.OperationError); ok {
-			err = op.Err
-		}
-		if _, ok := err.(interface{ CredentialsError() }); ok {
-			return true
-		}
-	}
-	return false
-}
-
-// root is the innermost error: what the network said, without the SDK's wrapping
-// of operation, request id and URL.
+// root is the innermost error: what the network or the kernel said, without the
+// wrapping that names requests, URLs and paths.
 func root(err error) error {
 	for {
 		next := errors.Unwrap(err)
@@ -105,9 +238,4 @@ func root(err error) error {
 		}
 		err = next
 	}
-}
-
-// passing tells an error that another attempt may cure.
-func passing(err error) bool {
-	return errors.Is(err, ErrUnreachable)
 }

@@ -1,110 +1,177 @@
 package uploader
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
+	"net/url"
 	"os"
+	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/eddy-backup/eddy/internal/crc"
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
-// tmpMark begins the names of files that are being written. They are no objects.
+// tmpMark begins the names of files that are no objects: those that are being
+// written, and the lock.
 const tmpMark = ".tmp-"
 
 // fileStore keeps objects as files: 0600, in directories 0700. An object appears
-// by a rename of a synced file, so that it is whole or not there.
+// by a rename of a synced file, so that it is whole or not there. What changes
+// names does so under a lock file, which makes conditional writes atomic among
+// all eddys that use the directory.
 type fileStore struct{ dir string }
 
 var _ Store = (*fileStore)(nil)
 
 func newFileStore(dir string) *fileStore { return &fileStore{dir: filepath.Clean(dir)} }
 
-func (s *fileStore) URL() string { return "file://" + s.dir }
+// URL implements Store.
+func (s *fileStore) URL() string { return (&url.URL{Scheme: "file", Path: s.dir}).String() }
 
-// path refuses keys that lead out of the store.
-func (s *fileStore) path(key string) (string, error) {
-	if !filepath.IsLocal(key) || strings.Contains(key, tmpMark) {
-		return "", fmt.Errorf("key %q: %w", key, ErrRefused)
+// path refuses keys that lead out of the store, or to what is no object.
+func (s *fileStore) path(op, key string) (string, error) {
+	bad := !fs.ValidPath(key) || key == "." || strings.ContainsRune(key, 0)
+	for name := range strings.SplitSeq(key, "/") {
+		bad = bad || strings.HasPrefix(name, tmpMark)
+	}
+	if bad {
+		return "", &storeError{op: op, key: fmt.Sprintf("%q", key), kind: ErrRefused, said: "it is no key"}
 	}
 	return filepath.Join(s.dir, filepath.FromSlash(key)), nil
 }
 
-func (s *fileStore) fail(op, key string, err error) error {
-	switch {
-	case err == nil:
+// fail gives an error of the filesystem a sentinel and a hint.
+func (s *fileStore) fail(ctx context.Context, op, key string, err error) error {
+	if err == nil {
 		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s %s: %w", op, key, context.Cause(ctx))
+	}
+	e := &storeError{op: op, key: key, kind: ErrRefused, said: root(err).Error(), cause: err}
+	switch {
+	case errors.Is(err, fsx.ErrLocked):
+		e.kind, e.said = ErrUnreachable, "another process keeps the store's lock"
+		return hint.Add(e, "look which process has "+filepath.Join(s.dir, tmpMark+"lock")+" open, and whether it is stopped")
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s %s: %w", op, key, ErrNotFound)
+		e.kind, e.said, e.cause = ErrNotFound, "", nil
+		return e
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return hint.Add(fmt.Errorf("%s %s: %w: %w", op, key, ErrRefused, root(err)), "make room on the store's filesystem, or expire old backups")
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrPrecondition), errors.Is(err, ErrRefused), errors.Is(err, ErrDamaged):
-		return err
+		return hint.Add(e, "make room on the store's filesystem, or expire old backups")
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return hint.Add(e, "eddy's user must be able to write below "+s.dir)
 	default:
-		return hint.Add(fmt.Errorf("%s %s: %w: %w", op, key, ErrRefused, root(err)), "the store's directory must be one that eddy's user may write to, on a disk that works")
+		return hint.Add(e, "look at "+s.dir+" and the disk below it")
 	}
 }
 
-func (s *fileStore) object(key string, st fs.FileInfo) Object {
-	return Object{Key: key, Size: st.Size(), ETag: etagOf(st), Modified: st.ModTime()}
-}
+// etagSpan is how much of an object's beginning and of its end its ETag is made
+// from.
+const etagSpan = 64 << 10
 
-// etagOf changes whenever an object is replaced: every write makes a new file.
-func etagOf(st fs.FileInfo) string {
-	return fmt.Sprintf("%x-%x-%x", st.Sys().(*syscall.Stat_t).Ino, st.ModTime().UnixNano(), st.Size())
-}
-
-// Put implements Store. What it has written is read back and compared.
-func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {
-	if err := s.Abandon(ctx, r.Journal); err != nil {
-		return Object{}, err
+// etagOf is made from size and content, so that it stays what it is when the
+// whole store is copied elsewhere, or touched. Pointers and manifests lie whole
+// in the two spans; a large archive ends in the hashes of all that comes before.
+func etagOf(f io.ReaderAt, size int64) (string, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%d\n", size)
+	first := min(size, etagSpan)
+	rest := max(first, size-etagSpan)
+	for _, span := range [][2]int64{{0, first}, {rest, size - rest}} {
+		n, err := io.Copy(h, io.NewSectionReader(f, span[0], span[1]))
+		if err == nil && n != span[1] {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return "", err
+		}
 	}
-	o, err := s.put(ctx, r)
-	return o, s.fail("write", r.Key, err)
+	return hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
-func (s *fileStore) put(ctx context.Context, r PutRequest) (Object, error) {
-	path, err := s.path(r.Key)
+// object opens an object and describes it. The caller closes the file.
+func (s *fileStore) object(ctx context.Context, op, key string) (*os.File, Object, error) {
+	p, err := s.path(op, key)
+	if err != nil {
+		return nil, Object{}, err
+	}
+	if ctx.Err() != nil {
+		return nil, Object{}, s.fail(ctx, op, key, context.Cause(ctx))
+	}
+	f, err := os.Open(p)
+	if errors.Is(err, syscall.ENOTDIR) {
+		err = fs.ErrNotExist // the key goes on below an object
+	}
+	if err != nil {
+		return nil, Object{}, s.fail(ctx, op, key, err)
+	}
+	o, err := describe(f, key)
+	if err != nil {
+		return nil, Object{}, errors.Join(s.fail(ctx, op, key, err), f.Close())
+	}
+	return f, o, nil
+}
+
+func describe(f *os.File, key string) (Object, error) {
+	st, err := f.Stat()
 	if err != nil {
 		return Object{}, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if !st.Mode().IsRegular() {
+		return Object{}, fs.ErrNotExist
+	}
+	etag, err := etagOf(f, st.Size())
+	return Object{Key: key, Size: st.Size(), ETag: etag, Modified: st.ModTime()}, err
+}
+
+// Put implements Store. What it has written is read back from the disk and
+// compared.
+func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {
+	const op = "write"
+	if err := s.Abandon(ctx, r.Journal); err != nil {
 		return Object{}, err
 	}
-	tmp := filepath.Join(filepath.Dir(path), tmpMark+filepath.Base(path))
-	c := Config{}.withDefaults()
-	j, err := createJournal(r.Journal, journalHead{Store: s.URL(), Key: r.Key, UploadID: tmp, PartSize: c.partSize(r.Upper), Identity: r.Identity})
+	p, err := s.path(op, r.Key)
+	if err != nil {
+		return Object{}, err
+	}
+	var nonce [6]byte
+	rand.Read(nonce[:])
+	tmp := path.Join(path.Dir(r.Key), tmpMark+hex.EncodeToString(nonce[:])+"-"+path.Base(r.Key))
+	partSize := Config{}.partSize(r.Upper)
+	j, err := createJournal(r.Journal, journalHead{Store: s.URL(), Key: r.Key, UploadID: tmp, PartSize: partSize, Identity: r.Identity})
 	if err != nil {
 		return Object{}, err
 	}
 	defer j.close()
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := s.create(ctx, tmp)
 	if err != nil {
-		return Object{}, err
+		return Object{}, s.fail(ctx, op, r.Key, err)
 	}
 	defer f.Close()
 	cut := cutter{
-		size: c.partSize(r.Upper), limit: 1,
-		note: func(p part) error {
-			return j.append(journalPart{Part: p.number, Off: p.off, Len: len(p.buf), CRC: crc.Base64(p.crc), Pieces: p.pieces})
-		},
+		size: partSize, limit: 1,
+		note: func(p part) error { return j.append(lineOf(p)) },
 		send: func(ctx context.Context, p part) error {
-			if err := ctx.Err(); err != nil {
-				return err
+			err := ctx.Err()
+			if err == nil {
+				_, err = f.WriteAt(p.buf, p.off)
 			}
-			if _, err := f.WriteAt(p.buf, p.off); err != nil {
-				return err
+			if err != nil {
+				return s.fail(ctx, op, r.Key, err)
 			}
 			if r.Progress != nil {
 				r.Progress(p.off + int64(len(p.buf)))
@@ -117,306 +184,234 @@ func (s *fileStore) put(ctx context.Context, r PutRequest) (Object, error) {
 		return Object{}, err
 	}
 	if err := f.Sync(); err != nil {
-		return Object{}, err
+		return Object{}, s.fail(ctx, op, r.Key, err)
 	}
-	if got, err := crcOf(ctx, f); err != nil {
-		return Object{}, err
-	} else if got != sum {
-		return Object{}, fmt.Errorf("%w: %s reads back with another checksum", ErrDamaged, r.Key)
+	if err := compare(ctx, f, size, sum); err != nil {
+		return Object{}, s.fail(ctx, op, r.Key, err)
 	}
-	if err := os.Rename(tmp, path); err != nil {
-		return Object{}, err
-	}
-	if err := fsx.SyncDir(filepath.Dir(path)); err != nil {
-		return Object{}, err
-	}
-	st, err := os.Stat(path)
+	o, err := describe(f, r.Key)
 	if err != nil {
-		return Object{}, err
+		return Object{}, s.fail(ctx, op, r.Key, err)
 	}
-	if st.Size() != size {
-		return Object{}, fmt.Errorf("%w: %s has %d bytes, %d were written", ErrDamaged, r.Key, st.Size(), size)
+	if err := s.publish(ctx, f.Name(), p); err != nil {
+		return Object{}, s.fail(ctx, op, r.Key, err)
 	}
-	o := s.object(r.Key, st)
 	o.CRC64NVME, o.Checked = crc.Base64(sum), "read-back"
-	return o, os.Remove(r.Journal)
+	return o, ignoreAbsent(os.Remove(r.Journal))
 }
 
-func crcOf(ctx context.Context, f *os.File) (sum uint64, err error) {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return 0, err
+// create makes a file that is no object yet, and the directories above it.
+func (s *fileStore) create(ctx context.Context, name string) (*os.File, error) {
+	p := filepath.Join(s.dir, filepath.FromSlash(name))
+	if err := mkdirs(s.dir); err != nil {
+		return nil, err
 	}
-	buf := make([]byte, 1<<20)
-	for {
-		n, err := f.Read(buf)
-		sum = crc.Combine(sum, crc.NVME(buf[:n]), int64(n))
-		if errors.Is(err, io.EOF) {
-			return sum, nil
-		}
-		if err = errors.Join(err, ctx.Err()); err != nil {
-			return 0, err
-		}
+	// Under the lock, because Delete removes directories that are empty.
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer unlock()
+	if err := mkdirs(filepath.Dir(p)); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(p, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// Abandon implements Store.
-func (s *fileStore) Abandon(_ context.Context, path string) error {
-	h, _, err := readJournal(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return ignoreAbsent(os.Remove(path))
-	}
+// publish makes a synced file an object.
+func (s *fileStore) publish(ctx context.Context, tmp, p string) error {
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
-	if h.Store == s.URL() && strings.HasPrefix(filepath.Base(h.UploadID), tmpMark) && strings.HasPrefix(h.UploadID, s.dir+"/") {
-		if err := ignoreAbsent(os.Remove(h.UploadID)); err != nil {
-			return s.fail("remove", h.Key, err)
-		}
+	defer unlock()
+	if err := os.Rename(tmp, p); err != nil {
+		return err
 	}
-	return ignoreAbsent(os.Remove(path))
+	return fsx.SyncDir(filepath.Dir(p))
 }
 
-func ignoreAbsent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// compare reads a synced file and compares it with what was written. The kernel
+// is told to forget its pages before, so that the disk is asked.
+func compare(ctx context.Context, f *os.File, size int64, sum uint64) error {
+	// Advice: where it is not taken (tmpfs) the pages are all there is.
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	got, err := crcOf(&contextReader{ctx, io.NewSectionReader(f, 0, size)})
+	if err == nil && got != sum {
+		err = &storeError{op: "read back", key: filepath.Base(f.Name()), kind: ErrDamaged, said: "the disk returns other bytes than were written"}
 	}
 	return err
 }
 
-// PutSmall implements Store.
-func (s *fileStore) PutSmall(ctx context.Context, key string, body []byte, _ string, c Condition) (Object, error) {
-	o, err := s.putSmall(ctx, key, body, c)
-	return o, s.fail("write", key, err)
+// mkdirs makes dir and what is missing above it, durably.
+func mkdirs(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = mkdirs(filepath.Dir(dir)); err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil // not a directory: the next step says so
+	}
+	if err != nil {
+		return err
+	}
+	return fsx.SyncDir(filepath.Dir(dir))
 }
 
-func (s *fileStore) putSmall(ctx context.Context, key string, body []byte, c Condition) (Object, error) {
-	path, err := s.path(key)
+// lockWait is how long another eddy may hold the lock: it does so for a rename.
+const lockWait = 30 * time.Second
+
+func (s *fileStore) lock(ctx context.Context) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lockWait, fsx.ErrLocked)
+	defer cancel()
+	for ctx.Err() == nil {
+		l, err := fsx.TryLock(filepath.Join(s.dir, tmpMark+"lock"))
+		if err == nil {
+			return func() { _ = l.Unlock() }, nil // closing gives it up in any case
+		}
+		if !errors.Is(err, fsx.ErrLocked) {
+			return nil, err
+		}
+		if err := pause(ctx, 2*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	return nil, context.Cause(ctx)
+}
+
+// Abandon implements Store.
+func (s *fileStore) Abandon(ctx context.Context, journal string) error {
+	h, _, err := readJournal(journal)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && h.Store == s.URL() && fs.ValidPath(h.UploadID) && strings.HasPrefix(path.Base(h.UploadID), tmpMark) {
+		if err := ignoreAbsent(os.Remove(filepath.Join(s.dir, filepath.FromSlash(h.UploadID)))); err != nil {
+			return s.fail(ctx, "remove", h.UploadID, err)
+		}
+	}
+	return ignoreAbsent(os.Remove(journal))
+}
+
+// PutSmall implements Store.
+func (s *fileStore) PutSmall(ctx context.Context, key string, content []byte, _ string, c Condition) (Object, error) {
+	const op = "write"
+	p, err := s.path(op, key)
 	if err != nil {
 		return Object{}, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return Object{}, err
+	if err := mkdirs(s.dir); err != nil {
+		return Object{}, s.fail(ctx, op, key, err)
 	}
 	unlock, err := s.lock(ctx)
 	if err != nil {
-		return Object{}, err
+		return Object{}, s.fail(ctx, op, key, err)
 	}
 	defer unlock()
-	st, err := os.Stat(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if c != (Condition{}) {
+		if err := s.allows(ctx, c, key); err != nil {
+			return Object{}, err
+		}
+	}
+	if err := mkdirs(filepath.Dir(p)); err != nil {
+		return Object{}, s.fail(ctx, op, key, err)
+	}
+	// Of those who write this key only one has the lock; what a crash left is
+	// written over.
+	tmp := filepath.Join(filepath.Dir(p), tmpMark+filepath.Base(p))
+	if err := writeSynced(tmp, content); err != nil {
+		return Object{}, s.fail(ctx, op, key, errors.Join(err, ignoreAbsent(os.Remove(tmp))))
+	}
+	if err := os.Rename(tmp, p); err != nil {
+		return Object{}, s.fail(ctx, op, key, errors.Join(err, ignoreAbsent(os.Remove(tmp))))
+	}
+	if err := fsx.SyncDir(filepath.Dir(p)); err != nil {
+		return Object{}, s.fail(ctx, op, key, err)
+	}
+	f, o, err := s.object(ctx, op, key)
+	if err != nil {
 		return Object{}, err
 	}
-	exists := err == nil
-	if c.IfAbsent && exists || c.IfMatch != "" && (!exists || etagOf(st) != c.IfMatch) {
-		return Object{}, fmt.Errorf("write %s: %w", key, ErrPrecondition)
-	}
-	tmp := filepath.Join(filepath.Dir(path), tmpMark+filepath.Base(path))
-	if err := writeSynced(tmp, body); err != nil {
-		return Object{}, errors.Join(err, ignoreAbsent(os.Remove(tmp)))
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return Object{}, err
-	}
-	if err := fsx.SyncDir(filepath.Dir(path)); err != nil {
-		return Object{}, err
-	}
-	if st, err = os.Stat(path); err != nil {
-		return Object{}, err
-	}
-	return s.object(key, st), nil
+	return o, f.Close()
 }
 
-func writeSynced(path string, body []byte) error {
+// allows checks the condition of a write, under the lock.
+func (s *fileStore) allows(ctx context.Context, c Condition, key string) error {
+	lost := &storeError{op: "write", key: key, kind: ErrPrecondition}
+	f, o, err := s.object(ctx, "write", key)
+	switch {
+	case err == nil:
+		f.Close() // only read from
+		if c.IfAbsent || c.IfMatch != o.ETag {
+			return lost
+		}
+		return nil
+	case !errors.Is(err, ErrNotFound):
+		return err
+	case c.IfMatch != "":
+		lost.said = "it is gone"
+		return lost
+	default:
+		return nil
+	}
+}
+
+func writeSynced(path string, content []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(body)
+	_, err = f.Write(content)
 	if err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
 }
 
-// lock makes conditional writes atomic among all eddys that use this directory.
-func (s *fileStore) lock(ctx context.Context) (func(), error) {
-	for {
-		l, err := fsx.TryLock(filepath.Join(s.dir, tmpMark+"lock"))
-		if err == nil {
-			return func() { l.Unlock() }, nil
-		}
-		if !errors.Is(err, fsx.ErrLocked) {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-}
-
-// GetSmall implements Store.
-func (s *fileStore) GetSmall(_ context.Context, key string, limit int64) ([]byte, Object, error) {
-	path, err := s.path(key)
-	if err != nil {
-		return nil, Object{}, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, Object{}, s.fail("read", key, err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, Object{}, s.fail("read", key, err)
-	}
-	if st.Size() > limit {
-		return nil, Object{}, fmt.Errorf("read %s: %w: it has %d bytes, at most %d are expected", key, ErrDamaged, st.Size(), limit)
-	}
-	var b bytes.Buffer
-	if _, err := io.Copy(&b, io.LimitReader(f, limit+1)); err != nil {
-		return nil, Object{}, s.fail("read", key, err)
-	}
-	return b.Bytes(), s.object(key, st), nil
-}
-
-// Stat implements Store.
-func (s *fileStore) Stat(_ context.Context, key string) (Object, error) {
-	path, err := s.path(key)
-	if err != nil {
-		return Object{}, err
-	}
-	st, err := os.Stat(path)
-	if err == nil && st.IsDir() {
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		return Object{}, s.fail("look at", key, err)
-	}
-	return s.object(key, st), nil
-}
-
-// Open implements Store.
-func (s *fileStore) Open(ctx context.Context, key, etag string, off, n int64) (io.ReadCloser, error) {
-	path, err := s.path(key)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, s.fail("open", key, err)
-	}
-	st, err := f.Stat()
-	if err == nil && etag != "" && etagOf(st) != etag {
-		err = fmt.Errorf("open %s: %w", key, ErrDamaged)
-	}
-	if err != nil {
-		return nil, errors.Join(s.fail("open", key, err), f.Close())
-	}
-	if n < 0 {
-		n = max(0, st.Size()-off)
-	}
-	return &exactReader{ctx: ctx, r: io.NewSectionReader(f, off, n), left: n, close: f.Close}, nil
-}
-
-// exactReader turns an early end into io.ErrUnexpectedEOF and ends with its
-// context.
-type exactReader struct {
-	ctx   context.Context
-	r     io.Reader
-	left  int64
-	close func() error
-}
-
-func (e *exactReader) Read(b []byte) (int, error) {
-	if err := e.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := e.r.Read(b)
-	e.left -= int64(n)
-	if errors.Is(err, io.EOF) && e.left > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-func (e *exactReader) Close() error { return e.close() }
-
-// List implements Store.
-func (s *fileStore) List(ctx context.Context, prefix, delimiter string) iter.Seq2[Object, error] {
-	return func(yield func(Object, error) bool) {
-		var found []Object
-		base := s.dir
-		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
-			p, err := s.path(prefix[:i])
-			if err != nil {
-				yield(Object{}, err)
-				return
-			}
-			base = p
-		}
-		seen := map[string]bool{}
-		err := filepath.WalkDir(base, func(p string, d fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err = errors.Join(err, ctx.Err()); err != nil {
-				return err
-			}
-			rel, err := filepath.Rel(s.dir, p)
-			if err != nil {
-				return err
-			}
-			key := filepath.ToSlash(rel)
-			if d.IsDir() || strings.HasPrefix(d.Name(), tmpMark) || !strings.HasPrefix(key, prefix) {
-				return nil
-			}
-			if delimiter != "" {
-				if i := strings.Index(key[len(prefix):], delimiter); i >= 0 {
-					common := key[:len(prefix)+i+len(delimiter)]
-					if !seen[common] {
-						seen[common] = true
-						found = append(found, Object{Key: common})
-					}
-					return nil
-				}
-			}
-			st, err := d.Info()
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			found = append(found, s.object(key, st))
-			return nil
-		})
-		if err != nil {
-			yield(Object{}, s.fail("list", prefix, err))
-			return
-		}
-		slices.SortFunc(found, func(a, b Object) int { return strings.Compare(a.Key, b.Key) })
-		for _, o := range found {
-			if !yield(o, nil) {
-				return
-			}
-		}
-	}
-}
-
-// Delete implements Store. A directory that becomes empty goes as well.
+// Delete implements Store. Directories that become empty go as well. A file of a
+// backup that comes back after a power cut would be no backup: the manifest is
+// deleted by a call of its own before, and the directory is synced.
 func (s *fileStore) Delete(ctx context.Context, keys ...string) error {
+	const op = "delete"
+	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) || len(keys) == 0 {
+		return nil
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return s.fail(ctx, op, keys[0], err)
+	}
+	defer unlock()
+	dirs := map[string]bool{}
 	for _, key := range keys {
-		path, err := s.path(key)
+		p, err := s.path(op, key)
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(ctx.Err(), ignoreAbsent(os.Remove(path))); err != nil {
-			return s.fail("delete", key, err)
+		if ctx.Err() != nil {
+			return s.fail(ctx, op, key, context.Cause(ctx))
 		}
-		for dir := filepath.Dir(path); dir != s.dir && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+		// A directory, or what would lie below an object, is no object.
+		err = unix.Unlink(p)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) && !errors.Is(err, syscall.EISDIR) {
+			return s.fail(ctx, op, key, err)
+		}
+		dirs[filepath.Dir(p)] = true
+	}
+	for dir := range dirs {
+		// Up to the first that is not empty, or to the store itself.
+		for dir != s.dir && (unix.Rmdir(dir) == nil || !exists(dir)) {
+			dir = filepath.Dir(dir)
+		}
+		if err := fsx.SyncDir(dir); err != nil {
+			return s.fail(ctx, op, dir, err)
 		}
 	}
 	return nil
+}
+
+func exists(p string) bool {
+	_, err := os.Lstat(p)
+	return err == nil
 }

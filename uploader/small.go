@@ -8,28 +8,22 @@ import (
 	"io"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/feature/s3/manager"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// newManager moves small objects: manifests, pointers, lists of hashes.
-func (s *s3Store) newManager() *manager.Uploader {
-	client := s.api.(*s3.Client) // the only implementation outside of tests of errors
-	//lint:ignore SA1019 the project's brief prescribes feature/s3/manager; its successor aborts every failed upload
-	return manager.NewUploader(client, func(u *manager.Uploader) { u.Concurrency = 1 })
-}
-
-func newBody(b []byte) io.ReadSeeker { return bytes.NewReader(b) }
-
-// PutSmall implements Store. A conditional write whose answer was lost is not
-// reported as lost to somebody else: what is there is compared.
-func (s *s3Store) PutSmall(ctx context.Context, key string, body []byte, contentType string, c Condition) (Object, error) {
+// PutSmall implements Store. Small objects do not take Config.StorageClass: they
+// are read often, and the cheap classes bill each as 128 KiB.
+func (s *s3Store) PutSmall(ctx context.Context, key string, content []byte, contentType string, c Condition) (Object, error) {
 	var o Object
-	err := s.attempt(ctx, "write", key, int64(len(body)), func(ctx context.Context, try int) error {
+	lost := false // an earlier attempt may have written it
+	err := s.attempt(ctx, "write", key, s.deadline(int64(len(content))), func(ctx context.Context, _ int) error {
 		in := &s3.PutObjectInput{
-			Bucket: &s.bucket, Key: s.key(key), Body: newBody(body), ContentType: &contentType,
+			Bucket: &s.bucket, Key: s.key(key), Body: bytes.NewReader(content),
 			ServerSideEncryption: types.ServerSideEncryption(s.c.SSE.Mode),
+		}
+		if contentType != "" {
+			in.ContentType = &contentType
 		}
 		if s.c.SSE.KMSKeyID != "" {
 			in.SSEKMSKeyId = &s.c.SSE.KMSKeyID
@@ -38,40 +32,44 @@ func (s *s3Store) PutSmall(ctx context.Context, key string, body []byte, content
 			in.IfNoneMatch = aws.String("*")
 		}
 		if c.IfMatch != "" {
-			in.IfMatch = aws.String(`"` + c.IfMatch + `"`)
+			in.IfMatch = etagHeader(c.IfMatch)
 		}
-		out, err := s.upload(ctx, in)
-		if err != nil {
-			if try > 1 && errors.Is(classify("write", key, err), ErrPrecondition) {
-				if got, obj, gerr := s.get(ctx, key, int64(len(body))); gerr == nil && bytes.Equal(got, body) {
-					o = obj
-					return nil
-				}
+		etag, err := managed(ctx, s.api, in)
+		if err == nil {
+			o = Object{Key: key, Size: int64(len(content)), ETag: unquote(etag)}
+			return nil
+		}
+		judged := classify("write", key, err)
+		if lost && errors.Is(judged, ErrPrecondition) {
+			// Perhaps we lost to ourselves: the answer to an earlier attempt did not
+			// arrive. The bytes tell.
+			if got, there, gerr := s.get(ctx, key, int64(len(content))); gerr == nil && bytes.Equal(got, content) {
+				o = there
+				return nil
 			}
-			return err
 		}
-		o = Object{Key: key, Size: int64(len(body)), ETag: unquote(out)}
-		return nil
+		lost = lost || errors.Is(judged, ErrUnreachable)
+		return err
 	})
-	return o, err
-}
-
-func (s *s3Store) upload(ctx context.Context, in *s3.PutObjectInput) (etag *string, err error) {
-	//lint:ignore SA1019 see newManager
-	out, err := s.newManager().Upload(ctx, in)
-	if err != nil {
-		return nil, err
+	if c.IfMatch != "" && errors.Is(err, ErrNotFound) {
+		err = &storeError{op: "write", key: key, kind: ErrPrecondition, said: "it is gone"}
 	}
-	return out.ETag, nil
+	if err != nil {
+		return Object{}, err
+	}
+	return o, nil
 }
 
 // GetSmall implements Store.
 func (s *s3Store) GetSmall(ctx context.Context, key string, limit int64) (b []byte, o Object, err error) {
-	err = s.attempt(ctx, "read", key, limit, func(ctx context.Context, _ int) (err error) {
+	err = s.attempt(ctx, "read", key, s.deadline(limit), func(ctx context.Context, _ int) (err error) {
 		b, o, err = s.get(ctx, key, limit)
 		return err
 	})
-	return b, o, err
+	if err != nil {
+		return nil, Object{}, err
+	}
+	return b, o, nil
 }
 
 func (s *s3Store) get(ctx context.Context, key string, limit int64) ([]byte, Object, error) {
@@ -86,33 +84,15 @@ func (s *s3Store) get(ctx context.Context, key string, limit int64) ([]byte, Obj
 	}
 	o := Object{Key: key, Size: int64(len(b)), ETag: unquote(out.ETag), Modified: aws.ToTime(out.LastModified)}
 	if o.Size > limit {
-		return nil, o, &tooLarge{key, limit}
+		return nil, o, tooLarge("read", key, limit)
 	}
-	if n := aws.ToInt64(out.ContentLength); n >= 0 && n != o.Size {
+	if out.ContentLength != nil && *out.ContentLength != o.Size {
 		return nil, o, io.ErrUnexpectedEOF
 	}
 	return b, o, nil
 }
 
 // tooLarge: an object that should be small is not.
-type tooLarge struct {
-	key   string
-	limit int64
-}
-
-func (e *tooLarge) Error() string {
-	return fmt.Sprintf("%s is larger than the %d bytes that are expected", e.key, e.limit)
-}
-
-func (e *tooLarge) Is(target error) bool { return target == ErrDamaged }
-
-func sameBytes(r io.Reader, want []byte, key string) error {
-	got, err := io.ReadAll(r)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(got, want) {
-		return fmt.Errorf("%w: the last bytes of %s read back differently", ErrDamaged, key)
-	}
-	return nil
+func tooLarge(op, key string, limit int64) error {
+	return &storeError{op: op, key: key, kind: ErrDamaged, said: fmt.Sprintf("it is larger than the %d bytes that are expected", limit)}
 }

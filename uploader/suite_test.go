@@ -1,0 +1,653 @@
+package uploader
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/eddy-backup/eddy/internal/crc"
+)
+
+// suite is what every Store must do. open gives an empty store each time; many
+// is how many small objects the tests of long listings make.
+func suite(t *testing.T, open func(*testing.T) Store, many int) {
+	for _, c := range []struct {
+		name string
+		run  func(*testing.T, Store)
+	}{
+		{"a large object comes back", testRoundTrip},
+		{"objects of awkward sizes", testSizes},
+		{"ranges", testRanges},
+		{"a range of a replaced object", testReplaced},
+		{"nothing is there before it is whole", testUnfinished},
+		{"an upload begins anew over an old journal", testOldJournal},
+		{"conditional writes", testConditions},
+		{"of many racers one wins", testRacers},
+		{"compare and swap loses no update", testSwap},
+		{"small objects", testSmall},
+		{"keys that need care", testKeys},
+		{"lists", testList},
+		{"deletes", testDelete},
+		{"a cancelled context", testCancelled},
+		{"URL opens the same store", testURL},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
+	}
+	t.Run("long lists", func(t *testing.T) { testLongList(t, open(t), many) })
+}
+
+// content is n bytes that do not repeat, made from seed.
+func content(seed uint64, n int) []byte {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	r.Read(b)
+	return b
+}
+
+// pieces cuts b into pieces of the given sizes, again and again.
+func pieces(b []byte, sizes ...int) iter.Seq2[Piece, error] {
+	return func(yield func(Piece, error) bool) {
+		for i := 0; len(b) > 0; i++ {
+			n := min(sizes[i%len(sizes)], len(b))
+			// The contract: the bytes are valid until the sequence advances.
+			buf := bytes.Clone(b[:n])
+			p := Piece{
+				ID:     fmt.Sprintf("piece-%d", i),
+				Bytes:  func(context.Context) ([]byte, error) { return buf, nil },
+				Record: []byte(fmt.Sprintf(`{"n":%d}`, i)),
+			}
+			if !yield(p, nil) {
+				return
+			}
+			clear(buf)
+			b = b[n:]
+		}
+	}
+}
+
+func request(t testing.TB, key string, b []byte, sizes ...int) PutRequest {
+	return PutRequest{
+		Key: key, Upper: int64(len(b)) + 1000, Pieces: pieces(b, sizes...),
+		Journal: filepath.Join(t.TempDir(), "journal"), Identity: map[string]string{"plan": "abc"},
+	}
+}
+
+func mustPut(t testing.TB, s Store, key string, b []byte) Object {
+	t.Helper()
+	o, err := s.Put(t.Context(), request(t, key, b, 3<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func mustPutSmall(t testing.TB, s Store, key, body string, c Condition) Object {
+	t.Helper()
+	o, err := s.PutSmall(t.Context(), key, []byte(body), "text/plain", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func readRange(t testing.TB, s Store, key, etag string, off, n int64) ([]byte, error) {
+	t.Helper()
+	r, err := s.Open(t.Context(), key, etag, off, n)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(r)
+	return b, errors.Join(err, r.Close())
+}
+
+func keysOf(t testing.TB, s Store, prefix, delimiter string) []string {
+	t.Helper()
+	var keys []string
+	for o, err := range s.List(t.Context(), prefix, delimiter) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, o.Key)
+	}
+	return keys
+}
+
+func absent(t testing.TB, path string) {
+	t.Helper()
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there (%v)", filepath.Base(path), err)
+	}
+}
+
+func testRoundTrip(t *testing.T, s Store) {
+	b := content(1, 64<<20+12345)
+	r := request(t, "c/data/id/vol-0000.tar.zst", b, 8<<20, 1, 5<<20+7, 100)
+	var highest atomic.Int64
+	r.Progress = func(n int64) {
+		for {
+			old := highest.Load()
+			if n <= old || highest.CompareAndSwap(old, n) {
+				return
+			}
+		}
+	}
+	o, err := s.Put(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Object{Key: r.Key, Size: int64(len(b)), ETag: o.ETag, CRC64NVME: crc.Base64(crc.NVME(b)), Modified: o.Modified, Checked: o.Checked}
+	if o != want || o.ETag == "" || o.Checked != "checksum" && o.Checked != "read-back" {
+		t.Errorf("stored %+v, want %+v checked by checksum or read-back", o, want)
+	}
+	if n := highest.Load(); n != o.Size {
+		t.Errorf("progress ended at %d of %d", n, o.Size)
+	}
+	absent(t, r.Journal)
+	got, err := readRange(t, s, r.Key, o.ETag, 0, -1)
+	if err != nil || sha256.Sum256(got) != sha256.Sum256(b) {
+		t.Fatalf("%d bytes came back, %v: not those that were sent", len(got), err)
+	}
+	st, err := s.Stat(t.Context(), r.Key)
+	if err != nil || st.Size != o.Size || st.ETag != o.ETag || time.Since(st.Modified).Abs() > time.Hour {
+		t.Errorf("stat says %+v, %v; put said %+v", st, err, o)
+	}
+	if st.CRC64NVME != "" && st.CRC64NVME != o.CRC64NVME {
+		t.Errorf("stat says CRC %s, put said %s", st.CRC64NVME, o.CRC64NVME)
+	}
+}
+
+func testSizes(t *testing.T, s Store) {
+	const part = 8 << 20
+	for _, n := range []int{1, 2, part - 1, part, part + 1} {
+		key := fmt.Sprintf("sizes/%d", n)
+		b := content(uint64(n), n)
+		if o := mustPut(t, s, key, b); o.Size != int64(n) {
+			t.Errorf("%d bytes stored, %d sent", o.Size, n)
+		}
+		if got, err := readRange(t, s, key, "", 0, -1); err != nil || !bytes.Equal(got, b) {
+			t.Errorf("%d bytes: %d came back, %v", n, len(got), err)
+		}
+	}
+	if _, err := s.Put(t.Context(), request(t, "sizes/0", nil, 1)); err == nil || !strings.Contains(err.Error(), "nothing to send") {
+		t.Errorf("an empty object: %v", err)
+	}
+	if _, err := s.Stat(t.Context(), "sizes/0"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after an empty put: %v", err)
+	}
+}
+
+func testRanges(t *testing.T, s Store) {
+	b := content(3, 300_000)
+	o := mustPut(t, s, "r/object", b)
+	n := int64(len(b))
+	for _, c := range [][2]int64{{0, 0}, {0, 1}, {0, n}, {n - 1, 1}, {12345, 6789}, {n, 0}, {5, -1}, {n, -1}} {
+		want := b[c[0]:]
+		if c[1] >= 0 {
+			want = want[:c[1]]
+		}
+		for _, etag := range []string{"", o.ETag} {
+			if got, err := readRange(t, s, "r/object", etag, c[0], c[1]); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("range %v: %d bytes, %v; want %d", c, len(got), err, len(want))
+			}
+		}
+	}
+	for _, c := range [][2]int64{{0, n + 1}, {n - 1, 2}, {n, 1}, {n + 5, 10}} {
+		_, err := readRange(t, s, "r/object", "", c[0], c[1])
+		if !errors.Is(err, io.ErrUnexpectedEOF) || !errors.Is(err, ErrDamaged) {
+			t.Errorf("range %v beyond the end: %v, want ErrUnexpectedEOF and ErrDamaged", c, err)
+		}
+	}
+	if _, err := s.Open(t.Context(), "r/nothing", "", 0, 1); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no object: %v, want ErrNotFound", err)
+	}
+	if _, err := s.Open(t.Context(), "r/nothing", "", 0, -1); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no object, whole: %v, want ErrNotFound", err)
+	}
+	if _, err := s.Open(t.Context(), "r/object", "0123", 0, 1); !errors.Is(err, ErrDamaged) {
+		t.Errorf("another ETag: %v, want ErrDamaged", err)
+	}
+}
+
+// A reader that was opened gives the old bytes or an error, never a mixture.
+func testReplaced(t *testing.T, s Store) {
+	old, fresh := content(4, 4<<20), content(5, 4<<20)
+	o := mustPut(t, s, "x/object", old)
+	r, err := s.Open(t.Context(), "x/object", "", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	first := make([]byte, 1000)
+	if _, err := io.ReadFull(r, first); err != nil {
+		t.Fatal(err)
+	}
+	o2 := mustPut(t, s, "x/object", fresh)
+	if o2.ETag == o.ETag {
+		t.Errorf("both versions have ETag %s", o.ETag)
+	}
+	rest, err := io.ReadAll(r)
+	if err == nil && !bytes.Equal(append(first, rest...), old) || err != nil && !errors.Is(err, ErrDamaged) {
+		t.Errorf("after a replacement: %d bytes, %v", len(rest), err)
+	}
+	if _, err := s.Open(t.Context(), "x/object", o.ETag, 0, 1); !errors.Is(err, ErrDamaged) {
+		t.Errorf("the old ETag: %v, want ErrDamaged", err)
+	}
+}
+
+var errProducer = errors.New("the stage is gone")
+
+func testUnfinished(t *testing.T, s Store) {
+	b := content(6, 20<<20)
+	r := request(t, "u/vol-0000", b)
+	r.Pieces = func(yield func(Piece, error) bool) {
+		for p, err := range pieces(b, 1<<20) {
+			if !yield(p, err) {
+				return
+			}
+		}
+		if got := keysOf(t, s, "", ""); len(got) != 0 {
+			t.Errorf("visible during the upload: %q", got)
+		}
+		yield(Piece{}, fmt.Errorf("open /stage/x: %w: %w", errProducer, os.ErrNotExist))
+	}
+	_, err := s.Put(t.Context(), r)
+	if !errors.Is(err, errProducer) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrRefused) {
+		t.Fatalf("the producer's error became %v", err)
+	}
+	h, parts, err := readJournal(r.Journal)
+	if err != nil || h.Key != r.Key || h.Store != s.URL() || h.Identity["plan"] != "abc" || len(parts) < 2 {
+		t.Fatalf("journal: %+v, %d parts, %v", h, len(parts), err)
+	}
+	ends := 0
+	for _, p := range parts {
+		if want := crc.Base64(crc.NVME(b[p.Off:][:p.Len])); p.CRC != want {
+			t.Errorf("part %d has CRC %s in the journal, want %s", p.Part, p.CRC, want)
+		}
+		for _, pc := range p.Pieces {
+			if ends += pc.Len; pc.ID != fmt.Sprintf("piece-%d", ends>>20-1) || int64(ends) > p.Off+p.Len || int64(ends) <= p.Off {
+				t.Errorf("part %d [%d,%d) claims %s, which ends at %d", p.Part, p.Off, p.Off+p.Len, pc.ID, ends)
+			}
+		}
+	}
+	if _, err := s.Stat(t.Context(), r.Key); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a part of an object is visible: %v", err)
+	}
+	for range 2 { // the second time there is nothing
+		if err := s.Abandon(t.Context(), r.Journal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	absent(t, r.Journal)
+	if got := keysOf(t, s, "", ""); len(got) != 0 {
+		t.Errorf("left behind: %q", got)
+	}
+}
+
+func testOldJournal(t *testing.T, s Store) {
+	b := content(7, 9<<20)
+	r := request(t, "o/vol-0000", b)
+	r.Pieces = func(yield func(Piece, error) bool) { yield(Piece{}, errProducer) }
+	if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
+		t.Fatal(err)
+	}
+	old, _, err := readJournal(r.Journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Pieces = pieces(b, 1<<20)
+	o, err := s.Put(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	absent(t, r.Journal)
+	if got, err := readRange(t, s, r.Key, o.ETag, 0, -1); err != nil || !bytes.Equal(got, b) {
+		t.Errorf("%d bytes came back, %v", len(got), err)
+	}
+	// The journal of an upload that is done, or gone, harms nothing.
+	j, err := createJournal(r.Journal, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.close()
+	if err := s.Abandon(t.Context(), r.Journal); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(t.Context(), r.Key); err != nil {
+		t.Errorf("the object went with an old journal: %v", err)
+	}
+}
+
+func testConditions(t *testing.T, s Store) {
+	put := func(body string, c Condition) (Object, error) {
+		return s.PutSmall(t.Context(), "k/latest.json", []byte(body), "application/json", c)
+	}
+	if _, err := put("x", Condition{IfMatch: "0123456789abcdef"}); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("match where nothing is: %v, want ErrPrecondition", err)
+	}
+	one, err := put("one", Condition{IfAbsent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := put("two", Condition{IfAbsent: true}); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("absent where something is: %v, want ErrPrecondition", err)
+	}
+	two, err := put("two", Condition{IfMatch: one.ETag})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := put("three", Condition{IfMatch: one.ETag}); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("a stale match: %v, want ErrPrecondition", err)
+	}
+	got, o, err := s.GetSmall(t.Context(), "k/latest.json", 100)
+	if err != nil || string(got) != "two" || o.ETag != two.ETag || o.Size != 3 {
+		t.Errorf("it holds %q %+v, %v; want two, %s", got, o, err, two.ETag)
+	}
+	if _, err := put("four", Condition{}); err != nil {
+		t.Errorf("without a condition: %v", err)
+	}
+}
+
+func testRacers(t *testing.T, s Store) {
+	const racers = 16
+	var won atomic.Int32
+	var winner atomic.Value
+	var wg sync.WaitGroup
+	for i := range racers {
+		wg.Go(func() {
+			body := fmt.Sprintf("racer %d", i)
+			_, err := s.PutSmall(t.Context(), "race/lease.json", []byte(body), "", Condition{IfAbsent: true})
+			switch {
+			case err == nil:
+				won.Add(1)
+				winner.Store(body)
+			case !errors.Is(err, ErrPrecondition):
+				t.Errorf("racer %d: %v, want ErrPrecondition", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Fatalf("%d racers won", won.Load())
+	}
+	if got, _, err := s.GetSmall(t.Context(), "race/lease.json", 100); err != nil || string(got) != winner.Load() {
+		t.Errorf("it holds %q, %v; %q has won", got, err, winner.Load())
+	}
+}
+
+func testSwap(t *testing.T, s Store) {
+	const writers, each = 4, 5
+	mustPutSmall(t, s, "swap", "0", Condition{})
+	var g errgroup.Group
+	for range writers {
+		g.Go(func() error {
+			for done := 0; done < each; {
+				b, o, err := s.GetSmall(t.Context(), "swap", 100)
+				if err != nil {
+					return err
+				}
+				var n int
+				fmt.Sscan(string(b), &n)
+				_, err = s.PutSmall(t.Context(), "swap", []byte(fmt.Sprint(n+1)), "", Condition{IfMatch: o.ETag})
+				switch {
+				case err == nil:
+					done++
+				case !errors.Is(err, ErrPrecondition):
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if b, _, err := s.GetSmall(t.Context(), "swap", 100); err != nil || string(b) != fmt.Sprint(writers*each) {
+		t.Errorf("after %d increments it holds %q, %v", writers*each, b, err)
+	}
+}
+
+func testSmall(t *testing.T, s Store) {
+	if _, _, err := s.GetSmall(t.Context(), "s/none", 10); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no object: %v, want ErrNotFound", err)
+	}
+	if _, err := s.Stat(t.Context(), "s/none"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("stat of no object: %v, want ErrNotFound", err)
+	}
+	for _, n := range []int{0, 1, 1000, 6 << 20} { // the last is more than one part
+		key := fmt.Sprintf("s/%d", n)
+		b := content(uint64(n), n)
+		o, err := s.PutSmall(t.Context(), key, b, "", Condition{IfAbsent: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, o2, err := s.GetSmall(t.Context(), key, int64(n))
+		if err != nil || !bytes.Equal(got, b) || o2.ETag != o.ETag || o.Size != int64(n) {
+			t.Errorf("%d bytes: %d came back as %+v, %v; put said %+v", n, len(got), o2, err, o)
+		}
+		if _, err := s.PutSmall(t.Context(), key, b, "", Condition{IfAbsent: true}); !errors.Is(err, ErrPrecondition) {
+			t.Errorf("%d bytes, a second time: %v, want ErrPrecondition", n, err)
+		}
+		if n == 0 {
+			continue
+		}
+		if _, _, err := s.GetSmall(t.Context(), key, int64(n-1)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("a limit of %d for %d bytes: %v, want ErrDamaged", n-1, n, err)
+		}
+	}
+}
+
+func testKeys(t *testing.T, s Store) {
+	keys := []string{"a b/c+d", "a/~!'()*", "p%20q/100%", "é/日本", "x=y&z/?#.json", "dots/..x", "dots/x..", "d.e-f_g"}
+	for _, key := range keys {
+		mustPutSmall(t, s, key, key, Condition{})
+	}
+	for _, key := range keys {
+		if b, _, err := s.GetSmall(t.Context(), key, 100); err != nil || string(b) != key {
+			t.Errorf("%q: %q, %v", key, b, err)
+		}
+	}
+	slices.Sort(keys)
+	if got := keysOf(t, s, "", ""); !slices.Equal(got, keys) {
+		t.Errorf("listed %q, want %q", got, keys)
+	}
+	if err := s.Delete(t.Context(), keys...); err != nil {
+		t.Fatal(err)
+	}
+	if got := keysOf(t, s, "", ""); len(got) != 0 {
+		t.Errorf("left: %q", got)
+	}
+}
+
+func testList(t *testing.T, s Store) {
+	if got := keysOf(t, s, "", ""); len(got) != 0 {
+		t.Errorf("an empty store lists %q", got)
+	}
+	if got := keysOf(t, s, "no/such/", "/"); len(got) != 0 {
+		t.Errorf("a prefix without objects lists %q", got)
+	}
+	// "-" sorts before "/": the order of keys is not that of directories.
+	all := []string{"a-b/1", "a/1", "a/10", "a/2/x", "a/2/y", "a0", "b/deep/er/z", "ba"}
+	for _, key := range all {
+		mustPutSmall(t, s, key, key, Condition{})
+	}
+	for _, c := range []struct {
+		prefix, delimiter string
+		want              []string
+	}{
+		{"", "", all},
+		{"", "/", []string{"a-b/", "a/", "a0", "b/", "ba"}},
+		{"a", "", []string{"a-b/1", "a/1", "a/10", "a/2/x", "a/2/y", "a0"}},
+		{"a/", "", []string{"a/1", "a/10", "a/2/x", "a/2/y"}},
+		{"a/", "/", []string{"a/1", "a/10", "a/2/"}},
+		{"a/1", "", []string{"a/1", "a/10"}},
+		{"b", "/", []string{"b/", "ba"}},
+		{"b/deep/er/z", "", []string{"b/deep/er/z"}},
+		{"c", "", nil},
+	} {
+		if got := keysOf(t, s, c.prefix, c.delimiter); !slices.Equal(got, c.want) {
+			t.Errorf("list %q %q: %q, want %q", c.prefix, c.delimiter, got, c.want)
+		}
+	}
+	for o, err := range s.List(t.Context(), "", "") {
+		st, serr := s.Stat(t.Context(), o.Key)
+		if err != nil || serr != nil || o.Size != int64(len(o.Key)) || o.ETag != st.ETag || o.Modified.IsZero() {
+			t.Errorf("listed %+v, %v; stat says %+v, %v", o, err, st, serr)
+		}
+		break // and a consumer may leave
+	}
+}
+
+func testLongList(t *testing.T, s Store, many int) {
+	var want []string
+	var g errgroup.Group
+	g.SetLimit(8)
+	for i := range many {
+		key := fmt.Sprintf("many/%05d", i)
+		want = append(want, key)
+		g.Go(func() error {
+			_, err := s.PutSmall(t.Context(), key, []byte("x"), "", Condition{})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got := keysOf(t, s, "many/", ""); !slices.Equal(got, want) {
+		t.Errorf("%d keys listed, %d written", len(got), len(want))
+	}
+	if err := s.Delete(t.Context(), want...); err != nil {
+		t.Fatal(err)
+	}
+	if got := keysOf(t, s, "", ""); len(got) != 0 {
+		t.Errorf("%d keys left after a delete of all", len(got))
+	}
+}
+
+func testDelete(t *testing.T, s Store) {
+	if err := s.Delete(t.Context()); err != nil {
+		t.Errorf("nothing to delete: %v", err)
+	}
+	if err := s.Delete(t.Context(), "no/such", "key"); err != nil {
+		t.Errorf("keys that do not exist: %v", err)
+	}
+	mustPutSmall(t, s, "d/1/a", "a", Condition{})
+	mustPutSmall(t, s, "d/1/b", "b", Condition{})
+	mustPutSmall(t, s, "d/2", "2", Condition{})
+	if err := s.Delete(t.Context(), "d/1/a", "d/none", "d/1/b"); err != nil {
+		t.Fatal(err)
+	}
+	if got := keysOf(t, s, "", ""); !slices.Equal(got, []string{"d/2"}) {
+		t.Errorf("left: %q", got)
+	}
+	mustPutSmall(t, s, "d/1/a", "again", Condition{IfAbsent: true})
+	// What is no object is not deleted, and nothing below it either.
+	if err := s.Delete(t.Context(), "d/1", "d"); err != nil {
+		t.Errorf("keys of directories: %v", err)
+	}
+	if got := keysOf(t, s, "", ""); !slices.Equal(got, []string{"d/1/a", "d/2"}) {
+		t.Errorf("left: %q", got)
+	}
+}
+
+func testCancelled(t *testing.T, s Store) {
+	mustPutSmall(t, s, "c/object", "x", Condition{})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, call := range map[string]func() error{
+		"PutSmall": func() error {
+			_, err := s.PutSmall(gone, "c/new", []byte("x"), "", Condition{IfAbsent: true})
+			return err
+		},
+		"Put": func() error { _, err := s.Put(gone, request(t, "c/large", content(1, 100), 10)); return err },
+		"Open": func() error {
+			r, err := s.Open(gone, "c/object", "", 0, 1)
+			if err == nil {
+				_, err = io.ReadAll(r)
+				r.Close()
+			}
+			return err
+		},
+		"List": func() error {
+			for _, err := range s.List(gone, "", "") {
+				return err
+			}
+			return nil
+		},
+		"Delete": func() error { return s.Delete(gone, "c/object") },
+	} {
+		begun := time.Now()
+		if err := call(); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v, want context.Canceled", name, err)
+		}
+		if d := time.Since(begun); d > time.Second {
+			t.Errorf("%s took %s to notice", name, d)
+		}
+	}
+	if got := keysOf(t, s, "", ""); !slices.Equal(got, []string{"c/object"}) {
+		t.Errorf("cancelled calls left %q", got)
+	}
+
+	// In the middle of an upload; the producer has more to give.
+	ctx, stop := context.WithCancelCause(t.Context())
+	cause := errors.New("the operator said so")
+	r := request(t, "c/middle", nil)
+	b := content(2, 1<<20)
+	n := 0
+	r.Pieces = func(yield func(Piece, error) bool) {
+		for {
+			if n++; n == 20 {
+				stop(cause)
+			}
+			if n > 100 || !yield(Piece{Bytes: func(context.Context) ([]byte, error) { return b, nil }}, nil) {
+				return
+			}
+		}
+	}
+	r.Upper = 100 << 20
+	begun := time.Now()
+	_, err := s.Put(ctx, r)
+	if !errors.Is(err, cause) && !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled upload: %v", err)
+	}
+	if d := time.Since(begun); d > 5*time.Second || n > 50 {
+		t.Errorf("it took %s and %d pieces to notice", d, n)
+	}
+	if err := s.Abandon(t.Context(), r.Journal); err != nil {
+		t.Fatal(err)
+	}
+	if got := keysOf(t, s, "", ""); !slices.Equal(got, []string{"c/object"}) {
+		t.Errorf("a cancelled upload left %q", got)
+	}
+}
+
+func testURL(t *testing.T, s Store) {
+	u, err := Config{URL: s.URL()}.parseURL()
+	if err != nil {
+		t.Fatalf("%s: %v", s.URL(), err)
+	}
+	if u.Scheme == "file" {
+		mustPutSmall(t, s, "k", "v", Condition{})
+		again, err := Open(t.Context(), Config{URL: s.URL()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _, err := again.GetSmall(t.Context(), "k", 10); err != nil || string(b) != "v" {
+			t.Errorf("through %s: %q, %v", s.URL(), b, err)
+		}
+	}
+}
