@@ -59,11 +59,12 @@ func exitCode(ctx context.Context, err error) int {
 		return exitWarnings
 	case errors.Is(err, uploader.ErrNoSuchBackup):
 		return exitNoBackup
-	case errors.Is(err, fsx.ErrLocked):
+	case errors.Is(err, fsx.ErrLocked), errors.Is(err, control.ErrRestoring):
 		return exitLocked
 	case errors.Is(err, job.ErrNotConfirmed), errors.Is(err, uploader.ErrNewest):
 		return exitNotConfirmed
-	case errors.Is(err, observer.ErrNotFit), errors.Is(err, control.ErrStopped), errors.Is(err, control.ErrKilled):
+	case errors.Is(err, observer.ErrNotFit), errors.Is(err, control.ErrStopped), errors.Is(err, control.ErrKilled),
+		errors.Is(err, control.ErrStopTimeout), errors.Is(err, control.ErrNotDown):
 		return exitNotFit
 	case errors.Is(err, errProof):
 		return exitProof

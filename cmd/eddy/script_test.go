@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net/http"
@@ -76,6 +77,32 @@ func (c *chain) stop() {
 	for _, cmd := range c.cmds {
 		kill(cmd)
 	}
+}
+
+// execControl makes the replica one that shell commands stop and start, and
+// starts it.
+func (c *chain) execControl(ts *testscript.TestScript, h node.Home) {
+	dir := ts.MkAbs("ctl")
+	scripts := map[string]string{
+		"start":  "eddy node run --home " + h.Dir + " >" + dir + "/log 2>&1 3>&- & echo $! >" + dir + "/pid",
+		"stop":   "kill -TERM $(cat " + dir + "/pid)",
+		"status": "kill -0 $(cat " + dir + "/pid) 2>/dev/null && ! grep -q '^State:.Z' /proc/$(cat " + dir + "/pid)/status || exit 3",
+	}
+	err := os.Mkdir(dir, 0o700)
+	for name, body := range scripts {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body+"\n"), 0o700))
+	}
+	b, rerr := os.ReadFile(ts.MkAbs("eddy.yaml"))
+	yaml := strings.Replace(string(b), "control: {supervise: "+ts.Getenv("SOCKET")+",",
+		fmt.Sprintf("control: {exec: {stop: [%[1]s/stop], start: [%[1]s/start], status: [%[1]s/status]},", dir), 1)
+	err = errors.Join(err, rerr, os.WriteFile(ts.MkAbs("eddy.yaml"), []byte(yaml), 0o600), os.Mkdir(ts.MkAbs("state"), 0o700))
+	if err == nil {
+		err = exec.Command(filepath.Join(dir, "start")).Run()
+	}
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	ts.Defer(func() { exec.Command("sh", "-c", "kill -KILL $(cat "+dir+"/pid)").Run() }) // gone already is fine
 }
 
 // spawn starts this test binary under the name of a program.
@@ -203,6 +230,11 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			if len(args) == 1 && args[0] == "stopped" {
 				return
 			}
+			if len(args) == 1 && args[0] == "exec" {
+				c.execControl(ts, h)
+				check(ts, caughtUp(h.RPC, c.validator().RPC))
+				return
+			}
 			cmd, err := spawn(ts.MkAbs("node.log"), "eddy", "supervise", "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir)
 			check(ts, err)
 			ts.Defer(func() { kill(cmd) })
@@ -219,6 +251,26 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			}
 			check(ts, err)
 			check(ts, waitFor(ts.Getenv("RPC"), h+1))
+		},
+		// killed-in-hold: a backup that is killed while the node is held.
+		"killed-in-hold": func(ts *testscript.TestScript, _ bool, _ []string) {
+			before, err := heightOf(ts.Getenv("RPC"))
+			check(ts, err)
+			cmd := exec.Command("eddy", "backup")
+			cmd.Env = append(os.Environ(), "EDDY_CONFIG="+ts.MkAbs("eddy.yaml"))
+			check(ts, cmd.Start())
+			hold := filepath.Join(ts.MkAbs("state"), "hold.json")
+			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+				if _, err := os.Stat(hold); err == nil {
+					break
+				}
+				if time.Now().After(deadline) {
+					ts.Fatalf("no hold was seen")
+				}
+			}
+			check(ts, cmd.Process.Kill())
+			_ = cmd.Wait() // killed, as it should be
+			check(ts, waitFor(ts.Getenv("RPC"), before+1))
 		},
 		// config OLD NEW: replace in eddy.yaml; a text that is not there fails.
 		"config": func(ts *testscript.TestScript, _ bool, args []string) {

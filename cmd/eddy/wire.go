@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/config"
@@ -44,6 +46,14 @@ func newControl(c *config.Config) (control.Control, error) {
 	}
 	return control.NewExec(control.ExecConfig{
 		Stop: k.Exec.Stop, Start: k.Exec.Start, Status: k.Exec.Status, Dir: c.Workdir,
+		SwapFile: filepath.Join(c.Replica.Home, ".eddy", "swap.json"),
+		MayStart: func(context.Context) error {
+			sign, err := cometbft.SignState(c.Replica.Home)
+			if err == nil && !sign.Zero() {
+				err = hint.Add(errors.New("the node's key has signed since: it may be a validator now"), "start it by hand, if it should run")
+			}
+			return err
+		},
 	})
 }
 

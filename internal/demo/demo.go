@@ -148,7 +148,7 @@ func (d *Demo) socket() string { return filepath.Join(d.o.Dir, "observer.sock") 
 func (d *Demo) startObserver(ctx context.Context) error {
 	h := d.observer()
 	d.say("Beside it an observer: it follows the validators, they do not list it. Its parent is `eddy supervise`.")
-	if err := d.procs.start(h.name, d.o.Dir, d.o.Eddy, "supervise", "--socket", d.socket(), "--", d.o.Eddy, "node", "run", "--home", h.dir); err != nil {
+	if err := d.procs.start(h.name, d.o.Dir, d.o.Eddy, "supervise", "--home", h.dir, "--socket", d.socket(), "--", d.o.Eddy, "node", "run", "--home", h.dir); err != nil {
 		return err
 	}
 	tip, err := height(ctx, d.homes[0].rpc)
