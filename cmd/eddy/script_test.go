@@ -183,11 +183,13 @@ func waitFor(rpc string, height int64) error {
 	return fmt.Errorf("%s does not reach height %d: %w", rpc, height, last)
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, filepath.Join("testdata", "script")) }
+
+func runScripts(t *testing.T, dir string) {
 	c := &chain{dir: t.TempDir()}
 	t.Cleanup(c.stop)
 	testscript.Run(t, testscript.Params{
-		Dir:                 filepath.Join("testdata", "script"),
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Condition: func(cond string) (bool, error) {
@@ -199,6 +201,9 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("EDDY_CONFIG", filepath.Join(env.WorkDir, "eddy.yaml"))
 			env.Setenv("TZ", "UTC")
+			for _, name := range []string{"EDDY_LAB_S3_ENDPOINT", "EDDY_LAB_S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"} {
+				env.Setenv(name, os.Getenv(name))
+			}
 			return nil
 		},
 		Cmds: c.commands(),
