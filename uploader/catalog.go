@@ -3,17 +3,13 @@ package uploader
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -22,17 +18,7 @@ var (
 	ErrNoSuchBackup = errors.New("no such backup")
 	// ErrNewest: the newest READY backup is not deleted.
 	ErrNewest = errors.New("it is the newest READY backup")
-	// ErrBackwards: the backup stands before what latest points to, or belongs to
-	// another history.
-	ErrBackwards = errors.New("latest does not go back")
 )
-
-// NewID makes the id of a backup: its time, its label and six random digits.
-func NewID(now time.Time, label string) string {
-	var b [3]byte
-	rand.Read(b[:])
-	return now.UTC().Format("20060102T150405Z") + "-" + label + "-" + hex.EncodeToString(b[:])
-}
 
 // Status is the word for a backup's state.
 type Status string
@@ -46,40 +32,47 @@ const (
 	StatusAbandoned  Status = "ABANDONED"  // its run no longer reports
 	StatusIncomplete Status = "INCOMPLETE" // objects without a manifest
 	StatusDamaged    Status = "DAMAGED"    // a volume is missing or has another size
+	StatusNewer      Status = "NEWER"      // only a newer eddy can read it
 )
 
 // Backup is one line of the catalog.
 type Backup struct {
 	ID, Label string
 	Status    Status
-	Latest    bool
+	Latest    bool  // latest.json points to it
 	Size      int64 // stored bytes of all volumes
 	Volumes   int
-	Created   time.Time
+	Created   time.Time // when it was begun, by its id
 	Text      string    // of an error, or the progress
-	Manifest  *Manifest // nil where there is none
-	Warning   string    // something that the caller should say
+	// Manifest is nil where there is none. From List it comes without its own
+	// lists (volumes, roots, what was left out), so that the memory of a listing
+	// does not grow with them; Select has all of it.
+	Manifest *Manifest
+	Warning  string // something that the caller should say
+
+	// Ready is when the manifest was written, Touched when anything of the backup
+	// was, both by the store's clock.
+	Ready, Touched time.Time
+	// Grades and Pins are the names below grades/ and pins/, without directory and
+	// .json: "20261120T235500Z-verified", "ops".
+	Grades, Pins []string
+
+	objects int // how many the store has of it
 }
 
-// Catalog is one cluster's part of a store.
+// Catalog is one cluster's part of a store. It keeps nothing between calls and
+// may be used from many goroutines.
 type Catalog struct {
 	store   Store
 	cluster string
 }
 
-// NewCatalog makes the catalog of a cluster. It asks nothing of the store.
+// NewCatalog makes the catalog of a cluster, whose name has passed CheckName. It
+// asks nothing of the store.
 func NewCatalog(s Store, cluster string) *Catalog { return &Catalog{store: s, cluster: cluster} }
 
 // Store is where the catalog lies.
 func (c *Catalog) Store() Store { return c.store }
-
-// ObjectKey is the key of an object of a backup.
-func (c *Catalog) ObjectKey(id, name string) string {
-	return path.Join(c.cluster, "data", id, name)
-}
-
-func (c *Catalog) latestKey() string       { return path.Join(c.cluster, "latest.json") }
-func (c *Catalog) runKey(id string) string { return path.Join(c.cluster, "runs", id+".json") }
 
 // Clusters lists the clusters that have anything in the store.
 func (c *Catalog) Clusters(ctx context.Context) ([]string, error) {
@@ -95,68 +88,137 @@ func (c *Catalog) Clusters(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
-// List reads the catalog, newest first.
+// List reads the catalog, newest first: the history that latest.json names before
+// all others, in a history the higher position, then the later id. What has no
+// readable manifest stands where its id belongs. Manifests are read one at a
+// time, and one that is damaged or too new spoils no other's line.
 func (c *Catalog) List(ctx context.Context) ([]Backup, error) {
-	found := map[string]map[string]int64{} // id -> name -> size
-	prefix := path.Join(c.cluster, "data") + "/"
-	for o, err := range c.store.List(ctx, prefix, "") {
-		if err != nil {
-			return nil, err
-		}
-		id, name, ok := strings.Cut(strings.TrimPrefix(o.Key, prefix), "/")
-		if !ok || !validID(id) {
-			continue
-		}
-		if found[id] == nil {
-			found[id] = map[string]int64{}
-		}
-		found[id][name] = o.Size
-	}
-	latest, _, err := c.latest(ctx)
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	latest, err := c.latestIfAny(ctx)
+	if err != nil {
 		return nil, err
 	}
 	runs, err := c.runs(ctx)
 	if err != nil {
 		return nil, err
 	}
+	found, err := c.objects(ctx, c.dataPrefix())
+	if err != nil {
+		return nil, err
+	}
 	var out []Backup
-	for id, names := range found {
-		b, err := c.backup(ctx, id, names)
+	for _, d := range found {
+		b, err := c.judge(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		b.Latest = id == latest.ID
-		if r, ok := runs[id]; ok {
-			if b.Status == StatusIncomplete {
-				b.Status, b.Text = r.state(time.Now())
-			}
-			delete(runs, id)
+		if m := b.Manifest; m != nil {
+			m.Volumes, m.Roots, m.LeftOut = nil, nil, nil
 		}
 		out = append(out, b)
+	}
+	// The runs were read before the objects, the manifests after: a backup that
+	// becomes READY meanwhile is READY here, never INCOMPLETE.
+	now := time.Now()
+	for i := range out {
+		b := &out[i]
+		b.Latest = b.ID == latest.ID
+		if r, ok := runs[b.ID]; ok {
+			b.underway(r, now)
+			delete(runs, b.ID)
+		}
 	}
 	for id, r := range runs {
-		b := Backup{ID: id, Label: labelOf(id), Created: timeOf(id)}
-		b.Status, b.Text = r.state(time.Now())
+		b := newBackup(id)
+		b.underway(r, now)
 		out = append(out, b)
 	}
-	slices.SortFunc(out, newestFirst)
-	return out, nil
+	return newestFirst(out, latest.Incarnation), nil
 }
 
-// backup judges one directory of objects.
-func (c *Catalog) backup(ctx context.Context, id string, names map[string]int64) (Backup, error) {
-	b := Backup{ID: id, Label: labelOf(id), Created: timeOf(id), Status: StatusIncomplete}
-	for name, size := range names {
-		if strings.HasPrefix(name, "vol-") {
-			b.Size += size
-			b.Volumes++
+// one is List for a single id. A backup of which there is nothing has
+// ErrNoSuchBackup; its manifest is whole.
+func (c *Catalog) one(ctx context.Context, id string) (Backup, error) {
+	if !validID(id) {
+		return Backup{}, fmt.Errorf("%w: %q", ErrNoSuchBackup, id)
+	}
+	r, err := c.getRun(ctx, id)
+	running := err == nil
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return Backup{}, err
+	}
+	found, err := c.objects(ctx, c.dataPrefix()+id+"/")
+	if err != nil {
+		return Backup{}, err
+	}
+	b := newBackup(id)
+	if len(found) == 0 && !running {
+		return b, fmt.Errorf("%w: %s", ErrNoSuchBackup, id)
+	}
+	for _, d := range found {
+		if b, err = c.judge(ctx, d); err != nil {
+			return b, err
 		}
 	}
-	if _, ok := names[manifestName]; !ok {
+	if running {
+		b.underway(r, time.Now())
+	}
+	return b, nil
+}
+
+// directory is what the store lists of one backup.
+type directory struct {
+	Backup
+	sizes map[string]int64 // of manifest and volumes, by name
+}
+
+func newBackup(id string) Backup {
+	when, label, _ := ParseID(id)
+	return Backup{ID: id, Label: label, Created: when, Status: StatusIncomplete}
+}
+
+// objects lists what lies below a prefix of data/, backup by backup.
+func (c *Catalog) objects(ctx context.Context, prefix string) (map[string]*directory, error) {
+	found := map[string]*directory{}
+	for o, err := range c.store.List(ctx, prefix, "") {
+		if err != nil {
+			return nil, err
+		}
+		id, name, ok := splitKey(strings.TrimPrefix(o.Key, c.dataPrefix()))
+		if !ok {
+			continue
+		}
+		d := found[id]
+		if d == nil {
+			d = &directory{Backup: newBackup(id), sizes: map[string]int64{}}
+			found[id] = d
+		}
+		d.objects++
+		if o.Modified.After(d.Touched) {
+			d.Touched = o.Modified
+		}
+		switch base, isJSON := strings.CutSuffix(name, ".json"); {
+		case name == manifestName:
+			d.sizes[name], d.Ready = o.Size, o.Modified
+		case strings.HasPrefix(name, "vol-"):
+			d.sizes[name] = o.Size
+			d.Size += o.Size
+			d.Volumes++
+		case isJSON && strings.HasPrefix(base, "grades/"):
+			d.Grades = append(d.Grades, strings.TrimPrefix(base, "grades/"))
+		case isJSON && strings.HasPrefix(base, "pins/"):
+			d.Pins = append(d.Pins, strings.TrimPrefix(base, "pins/"))
+		}
+	}
+	return found, nil
+}
+
+// judge reads the manifest, if there is one, and compares it with what is listed.
+func (c *Catalog) judge(ctx context.Context, d *directory) (Backup, error) {
+	b := d.Backup
+	if _, ok := d.sizes[manifestName]; !ok {
 		return b, nil
 	}
-	body, _, err := c.store.GetSmall(ctx, c.ObjectKey(id, manifestName), maxManifest)
+	body, _, err := c.store.GetSmall(ctx, c.ObjectKey(b.ID, manifestName), maxManifest)
 	if errors.Is(err, ErrNotFound) {
 		return b, nil // deleted since it was listed
 	}
@@ -164,180 +226,140 @@ func (c *Catalog) backup(ctx context.Context, id string, names map[string]int64)
 	if err == nil {
 		m, err = DecodeManifest(body)
 	}
-	if err == nil && (m.ID != id || m.Cluster != c.cluster) {
+	if err == nil && (m.ID != b.ID || m.Cluster != c.cluster) {
 		err = fmt.Errorf("%w: it is the manifest of %s of %s", ErrDamaged, m.ID, m.Cluster)
 	}
-	if errors.Is(err, ErrDamaged) {
+	switch {
+	case errors.Is(err, ErrNewer):
+		b.Status, b.Text = StatusNewer, err.Error()
+		return b, nil
+	case errors.Is(err, ErrDamaged):
 		b.Status, b.Text = StatusDamaged, err.Error()
 		return b, nil
-	}
-	if err != nil {
+	case err != nil:
 		return b, err
 	}
 	b.Manifest, b.Status = m, StatusReady
 	for _, v := range m.Volumes {
-		if size, ok := names[v.Name]; !ok || size != v.Size {
-			b.Status = StatusDamaged
-			b.Text = v.Name + " is missing"
-			if ok {
-				b.Text = fmt.Sprintf("%s has %d bytes, its manifest says %d", v.Name, size, v.Size)
-			}
+		if size, ok := d.sizes[v.Name]; !ok {
+			b.Status, b.Text = StatusDamaged, v.Name+" is missing"
+		} else if size != v.Size {
+			b.Status, b.Text = StatusDamaged, fmt.Sprintf("%s has %d bytes, its manifest says %d", v.Name, size, v.Size)
+		}
+		if b.Status == StatusDamaged {
 			break
 		}
 	}
 	return b, nil
 }
 
-// newestFirst orders by history where both are known, else by time.
-func newestFirst(a, b Backup) int {
-	if a.Manifest != nil && b.Manifest != nil && a.Manifest.Incarnation == b.Manifest.Incarnation {
-		return cmp.Or(cmp.Compare(b.Manifest.Position.Index, a.Manifest.Position.Index), cmp.Compare(b.ID, a.ID))
+// underway adds what the run says of a backup that has no manifest yet.
+func (b *Backup) underway(r Run, now time.Time) {
+	if r.heard().After(b.Touched) {
+		b.Touched = r.heard()
 	}
-	return cmp.Compare(b.ID, a.ID)
+	if b.Status == StatusIncomplete {
+		b.Status, b.Text = r.state(now)
+	}
 }
 
-// Latest is the newest READY backup: what latest.json points to where that still
-// lists, else the newest of the list, with a warning.
-func (c *Catalog) Latest(ctx context.Context) (Backup, error) { return c.Select(ctx, "latest") }
-
-// Select finds one backup by id, unique beginning of an id, latest, height:N,
-// before:TIME or label:L. The error has ErrNoSuchBackup in its chain where
-// nothing fits.
-func (c *Catalog) Select(ctx context.Context, sel string) (Backup, error) {
-	all, err := c.List(ctx)
-	if err != nil {
-		return Backup{}, err
-	}
-	none := func(why string) error {
-		return hint.Add(fmt.Errorf("%w: %s", ErrNoSuchBackup, why), fmt.Sprintf("`eddy list` shows what %s has in %s", c.cluster, c.store.URL()))
-	}
-	ready := slices.DeleteFunc(slices.Clone(all), func(b Backup) bool { return b.Status != StatusReady })
-	first := func(why string, fits func(Backup) bool) (Backup, error) {
-		if i := slices.IndexFunc(ready, fits); i >= 0 {
-			return ready[i], nil
-		}
-		if i := slices.IndexFunc(all, func(b Backup) bool { return b.Manifest != nil && b.Status == StatusDamaged && fits(b) }); i >= 0 {
-			return all[i], hint.Add(fmt.Errorf("%w: %s: %s", ErrDamaged, all[i].ID, all[i].Text), "restore another backup; `eddy list` shows them")
-		}
-		return Backup{}, none(why)
-	}
-	kind, arg, _ := strings.Cut(sel, ":")
-	switch {
-	case sel == "latest":
-		if i := slices.IndexFunc(ready, func(b Backup) bool { return b.Latest }); i >= 0 {
-			return ready[i], nil
-		}
-		b, err := first("no READY backup", func(Backup) bool { return true })
-		if err == nil {
-			b.Warning = "latest.json points to nothing that is READY; " + b.ID + " is the newest that is"
-		}
-		return b, err
-	case kind == "height" && arg != "":
-		n, err := strconv.ParseUint(arg, 10, 64)
-		if err != nil {
-			return Backup{}, none(fmt.Sprintf("%q is no height", arg))
-		}
-		return first("none at or below height "+arg, func(b Backup) bool { return b.Manifest.Position.Index <= n })
-	case kind == "label" && arg != "":
-		return first("none with label "+arg, func(b Backup) bool { return b.Label == arg })
-	case kind == "before" && arg != "":
-		t, err := parseTime(arg)
-		if err != nil {
-			return Backup{}, none(fmt.Sprintf("%q is no time (RFC 3339, or a date)", arg))
-		}
-		return first("none before "+arg, func(b Backup) bool { return b.Created.Before(t) })
-	case sel == "verified" || sel == "drilled":
-		return Backup{}, none("none is " + sel)
-	}
-	var fits []Backup
+// newestFirst sorts backups. Positions compare inside one history only, so
+// histories are ranked first: the one that latest names, then by their newest
+// id. (An order that compared positions where it can and ids elsewhere would go
+// in circles, and the newest would depend on how the store lists.) What has no
+// manifest is merged in by its id.
+func newestFirst(all []Backup, latestIncarnation string) []Backup {
+	var known, rest []Backup
+	newest := map[string]string{} // of each history: the greatest id
 	for _, b := range all {
-		if b.ID == sel {
-			return b, nil
+		if b.Manifest == nil {
+			rest = append(rest, b)
+			continue
 		}
-		if strings.HasPrefix(b.ID, sel) {
-			fits = append(fits, b)
-		}
+		known = append(known, b)
+		newest[b.Manifest.Incarnation] = max(newest[b.Manifest.Incarnation], b.ID)
 	}
+	slices.SortFunc(known, func(a, b Backup) int {
+		x, y := a.Manifest.Incarnation, b.Manifest.Incarnation
+		return cmp.Or(
+			first(x == latestIncarnation, y == latestIncarnation),
+			cmp.Compare(newest[y], newest[x]),
+			cmp.Compare(b.Manifest.Position.Index, a.Manifest.Position.Index),
+			first(a.Latest, b.Latest),
+			cmp.Compare(b.ID, a.ID),
+		)
+	})
+	slices.SortFunc(rest, func(a, b Backup) int { return cmp.Compare(b.ID, a.ID) })
+	out := make([]Backup, 0, len(all))
+	for _, b := range known {
+		for len(rest) > 0 && rest[0].ID > b.ID {
+			out, rest = append(out, rest[0]), rest[1:]
+		}
+		out = append(out, b)
+	}
+	return append(out, rest...)
+}
+
+// first puts a before b where only a holds.
+func first(a, b bool) int {
 	switch {
-	case len(fits) == 1:
-		return fits[0], nil
-	case len(fits) > 1:
-		return Backup{}, none(fmt.Sprintf("%q begins the ids of %d backups", sel, len(fits)))
+	case a == b:
+		return 0
+	case a:
+		return -1
 	default:
-		return Backup{}, none(fmt.Sprintf("%q", sel))
+		return 1
 	}
 }
 
-func parseTime(s string) (time.Time, error) {
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return t, nil
-	}
-	return time.Parse(time.DateOnly, s)
-}
-
-// Commit makes a backup READY: every volume is looked at, the manifest is
-// written, once, and latest is moved forward.
-func (c *Catalog) Commit(ctx context.Context, m Manifest, newIncarnation bool) error {
-	m.Format, m.MinReader = manifestFormat, manifestMinReader
-	for _, v := range m.Volumes {
-		o, err := c.store.Stat(ctx, c.ObjectKey(m.ID, v.Name))
-		if err != nil {
-			return err
-		}
-		if o.Size != v.Size {
-			return fmt.Errorf("%w: %s has %d bytes in the store, %d were sent", ErrDamaged, v.Name, o.Size, v.Size)
-		}
-	}
-	body, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return err
-	}
-	if _, err := DecodeManifest(body); err != nil {
-		return err // ours is not what a reader accepts
-	}
-	// Whether latest may move is asked first: a history that began anew without
-	// anybody saying so must not become a READY backup.
-	if old, _, err := c.latest(ctx); err == nil {
-		if err := old.accepts(&m, newIncarnation); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, ErrNotFound) {
-		return err
-	}
-	if _, err := c.store.PutSmall(ctx, c.ObjectKey(m.ID, manifestName), append(body, '\n'), "application/json", Condition{IfAbsent: true}); err != nil {
-		return err
-	}
-	return c.advance(ctx, &m, newIncarnation)
-}
-
-// Delete removes a backup, its manifest first. The newest READY one is refused.
+// Delete removes a backup: its manifest first, so that what is half deleted is
+// never READY, then all other objects and the run's record. It moves no pointer.
+// The newest READY one is refused with ErrNewest, one that is being made with
+// fsx.ErrLocked.
 func (c *Catalog) Delete(ctx context.Context, id string) error {
 	all, err := c.List(ctx)
 	if err != nil {
 		return err
 	}
-	if i := slices.IndexFunc(all, func(b Backup) bool { return b.Status == StatusReady }); i >= 0 && all[i].ID == id {
-		return hint.Add(fmt.Errorf("%s: %w", id, ErrNewest), "make a newer backup first")
+	i := slices.IndexFunc(all, func(b Backup) bool { return b.ID == id })
+	if i < 0 {
+		return c.none(fmt.Sprintf("%q", id))
 	}
-	if slices.ContainsFunc(all, func(b Backup) bool { return b.ID == id && b.Latest && b.Status == StatusReady }) {
-		return hint.Add(fmt.Errorf("%s: %w", id, ErrNewest), "latest points to it; make a newer backup first")
+	switch b := all[i]; {
+	case b.Status == StatusBackingUp:
+		return hint.Add(fmt.Errorf("%s is being made (%s): %w", id, b.Text, fsx.ErrLocked), "end that run first; one that was killed counts as ABANDONED after an hour")
+	case b.Status == StatusReady && i == slices.IndexFunc(all, isReady):
+		return hint.Add(fmt.Errorf("%s: %w", id, ErrNewest), "make a newer backup first")
+	case b.Status == StatusReady && b.Latest:
+		return hint.Add(fmt.Errorf("%s: %w that latest points to", id, ErrNewest), "make a newer backup first")
 	}
 	return c.remove(ctx, id)
 }
 
+func isReady(b Backup) bool { return b.Status == StatusReady }
+
+// remove deletes a backup, whatever it is, and the record of its run last: while
+// that stands somebody can see what the leavings are.
 func (c *Catalog) remove(ctx context.Context, id string) error {
-	if !validID(id) {
+	if err := c.removeObjects(ctx, id); err != nil {
+		return err
+	}
+	return c.store.Delete(ctx, c.runKey(id))
+}
+
+func (c *Catalog) removeObjects(ctx context.Context, id string) error {
+	if !validID(id) { // or the prefix below would be somebody else's
 		return fmt.Errorf("%w: %q", ErrNoSuchBackup, id)
 	}
 	if err := c.store.Delete(ctx, c.ObjectKey(id, manifestName)); err != nil {
 		return err
 	}
 	var keys []string
-	for o, err := range c.store.List(ctx, c.ObjectKey(id, "")+"/", "") {
+	for o, err := range c.store.List(ctx, c.dataPrefix()+id+"/", "") {
 		if err != nil {
 			return err
 		}
 		keys = append(keys, o.Key)
 	}
-	return c.store.Delete(ctx, append(keys, c.runKey(id))...)
+	return c.store.Delete(ctx, keys...)
 }

@@ -3,221 +3,456 @@ package uploader
 import (
 	"context"
 	"errors"
-	"fmt"
+	"iter"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
 )
 
-// backupIn stores a tiny READY backup at a height.
-func backupIn(t testing.TB, c *Catalog, when time.Time, label string, height uint64) (string, error) {
-	t.Helper()
-	id := NewID(when, label)
-	var m Manifest
-	m.ID, m.Label, m.Cluster, m.Incarnation = id, label, "test", "aa"
-	m.Position.Index = height
-	o, err := c.Store().PutSmall(t.Context(), c.ObjectKey(id, VolumeName(0)), []byte(id), "", Condition{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Volumes = []Volume{{Name: VolumeName(0), Size: o.Size}}
-	return id, c.Commit(t.Context(), m, false)
-}
+var t0 = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
 func testCatalog(t testing.TB) *Catalog {
 	t.Helper()
 	return NewCatalog(newFileStore(t.TempDir()), "test")
 }
 
-var t0 = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+// manifestAt is a manifest whose one volume is stored.
+func manifestAt(t testing.TB, c *Catalog, when time.Time, label string, height uint64) Manifest {
+	t.Helper()
+	m := Manifest{ID: NewID(when, label), Label: label, Cluster: c.cluster, Incarnation: "aa", Created: when}
+	m.Position.Index, m.Position.Time = height, when
+	o, err := c.Store().PutSmall(t.Context(), c.ObjectKey(m.ID, VolumeName(0)), []byte(m.ID), "", Condition{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Volumes = []Volume{{Name: VolumeName(0), Size: o.Size}}
+	m.LeftOut = []LeftOut{{Name: "config/x", Reason: "no data"}}
+	return m
+}
 
-func TestCommitMakesReadyAndMovesLatestForwardOnly(t *testing.T) {
-	c := testCatalog(t)
-	first, err := backupIn(t, c, t0, "first", 100)
+// backupIn stores a tiny READY backup at a height.
+func backupIn(t testing.TB, c *Catalog, when time.Time, label string, height uint64) (string, error) {
+	t.Helper()
+	m := manifestAt(t, c, when, label, height)
+	return m.ID, c.Commit(t.Context(), m, false)
+}
+
+func mustBackup(t testing.TB, c *Catalog, when time.Time, label string, height uint64) string {
+	t.Helper()
+	id, err := backupIn(t, c, when, label, height)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backupIn(t, c, t0.Add(time.Hour), "back", 99); !errors.Is(err, ErrBackwards) {
-		t.Fatalf("a lower height: %v, want ErrBackwards", err)
-	}
-	b, err := c.Latest(t.Context())
-	if err != nil || b.ID != first || b.Status != StatusReady {
-		t.Fatalf("latest is %s %s, %v; want %s READY", b.ID, b.Status, err, first)
-	}
-	second, err := backupIn(t, c, t0.Add(2*time.Hour), "second", 200)
-	if err != nil {
+	return id
+}
+
+func put(t testing.TB, c *Catalog, key, body string) {
+	t.Helper()
+	if _, err := c.Store().PutSmall(t.Context(), key, []byte(body), "", Condition{}); err != nil {
 		t.Fatal(err)
-	}
-	p, _, err := c.latest(t.Context())
-	if err != nil || p.ID != second || p.Seq != 2 {
-		t.Fatalf("latest.json: %s seq %d, %v; want %s seq 2", p.ID, p.Seq, err, second)
-	}
-	for sel, want := range map[string]string{
-		"latest": second, "height:150": first, "height:200": second, "label:first": first,
-		"before:2026-11-20T12:30:00Z": first, first: first, second[:20]: second,
-	} {
-		if b, err := c.Select(t.Context(), sel); err != nil || b.ID != want {
-			t.Errorf("select %s: %s, %v; want %s", sel, b.ID, err, want)
-		}
-	}
-	for _, sel := range []string{"height:99", "height:x", "label:no", "before:never", "2026", "1999", "verified", ""} {
-		if _, err := c.Select(t.Context(), sel); !errors.Is(err, ErrNoSuchBackup) {
-			t.Errorf("select %q: %v, want ErrNoSuchBackup", sel, err)
-		}
 	}
 }
 
-func TestTwoCommitsAtOnceBothCountAndTheHigherWins(t *testing.T) {
-	c := testCatalog(t)
-	done := make(chan error)
-	for i := range 8 {
-		go func() {
-			_, err := backupIn(t, c, t0.Add(time.Duration(i)*time.Minute), "race", uint64(100+i))
-			if errors.Is(err, ErrBackwards) {
-				err = nil // somebody higher was first
+var errInjected = errors.New("injected")
+
+// faulty fails the nth call, from 1: before it does anything, or after all of it
+// as if the answer was lost. Everything after that fails too, as it does for a
+// process that was killed.
+type faulty struct {
+	Store
+	mu    sync.Mutex
+	calls int
+	at    int
+	after bool
+}
+
+func (f *faulty) fails() (before, after bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	return f.calls > f.at || f.calls == f.at && !f.after, f.calls == f.at && f.after
+}
+
+func (f *faulty) PutSmall(ctx context.Context, key string, body []byte, ct string, c Condition) (Object, error) {
+	before, after := f.fails()
+	if before {
+		return Object{}, errInjected
+	}
+	o, err := f.Store.PutSmall(ctx, key, body, ct, c)
+	if after {
+		return Object{}, errInjected
+	}
+	return o, err
+}
+
+func (f *faulty) GetSmall(ctx context.Context, key string, limit int64) ([]byte, Object, error) {
+	if before, after := f.fails(); before || after {
+		return nil, Object{}, errInjected
+	}
+	return f.Store.GetSmall(ctx, key, limit)
+}
+
+func (f *faulty) Stat(ctx context.Context, key string) (Object, error) {
+	if before, after := f.fails(); before || after {
+		return Object{}, errInjected
+	}
+	return f.Store.Stat(ctx, key)
+}
+
+func (f *faulty) List(ctx context.Context, prefix, delimiter string) iter.Seq2[Object, error] {
+	if before, after := f.fails(); before || after {
+		return func(yield func(Object, error) bool) { yield(Object{}, errInjected) }
+	}
+	return f.Store.List(ctx, prefix, delimiter)
+}
+
+// Delete is torn: one that fails afterwards has removed all but its first key. A
+// store promises no order inside of one call.
+func (f *faulty) Delete(ctx context.Context, keys ...string) error {
+	before, after := f.fails()
+	if before {
+		return errInjected
+	}
+	if after && len(keys) > 1 {
+		keys = keys[1:]
+	}
+	err := f.Store.Delete(ctx, keys...)
+	if after {
+		return errInjected
+	}
+	return err
+}
+
+// everyFault calls run with a store that fails at the first call, the second,
+// ..., until a run gets through. run reports its error.
+func everyFault(t *testing.T, run func(wrap func(Store) *faulty) error) {
+	t.Helper()
+	for _, after := range []bool{false, true} {
+		for at := 1; ; at++ {
+			var f *faulty
+			err := run(func(s Store) *faulty { f = &faulty{Store: s, at: at, after: after}; return f })
+			if f.calls < at {
+				if err != nil || at < 3 {
+					t.Fatalf("without a fault, after %d calls: %v", f.calls, err)
+				}
+				break
 			}
-			done <- err
-		}()
-	}
-	for range 8 {
-		if err := <-done; err != nil {
-			t.Fatal(err)
+			if err != nil && !errors.Is(err, errInjected) {
+				t.Fatalf("fault at call %d: %v", at, err)
+			}
 		}
-	}
-	p, _, err := c.latest(t.Context())
-	if err != nil || p.Position.Index != 107 {
-		t.Fatalf("latest at %d, %v; want 107", p.Position.Index, err)
 	}
 }
 
 func TestListTellsWhatIsNotReady(t *testing.T) {
 	c := testCatalog(t)
-	ready, err := backupIn(t, c, t0, "ready", 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	damaged, err := backupIn(t, c, t0.Add(time.Hour), "damaged", 2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ready := mustBackup(t, c, t0, "ready", 1)
+	damaged := mustBackup(t, c, t0.Add(time.Hour), "damaged", 2)
 	if err := c.Store().Delete(t.Context(), c.ObjectKey(damaged, VolumeName(0))); err != nil {
 		t.Fatal(err)
 	}
+	short := mustBackup(t, c, t0.Add(time.Hour), "short", 2)
+	put(t, c, c.ObjectKey(short, VolumeName(0)), "x")
 	bare := NewID(t0, "bare")
-	if _, err := c.Store().PutSmall(t.Context(), c.ObjectKey(bare, VolumeName(0)), []byte("x"), "", Condition{}); err != nil {
-		t.Fatal(err)
+	put(t, c, c.ObjectKey(bare, VolumeName(0)), "x")
+	running, failed, quiet := NewID(t0, "running"), NewID(t0, "failed"), NewID(t0, "quiet")
+	garbled, newer, foreign, noise := NewID(t0, "garbled"), NewID(t0, "newer"), NewID(t0, "foreign"), NewID(t0, "noise")
+	for id, lapse := range map[string]int64{running: 0, quiet: 1} {
+		if err := c.StartRun(t.Context(), Run{ID: id, Host: "h", LapseSeconds: lapse}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	running, failed := NewID(t0, "running"), NewID(t0, "failed")
-	if err := c.StartRun(t.Context(), Run{ID: running, Status: StatusBackingUp, Host: "h"}); err != nil {
+	put(t, c, c.ObjectKey(running, VolumeName(0)), "x") // its first volume is there already
+	if err := c.UpdateRun(t.Context(), running, 34, 100); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.FailRun(t.Context(), failed, errors.New("bucket on fire")); err != nil {
 		t.Fatal(err)
 	}
+	put(t, c, c.ObjectKey(garbled, manifestName), "{")
+	put(t, c, c.ObjectKey(newer, manifestName), `{"format":9,"min_reader":9,"id":["of another kind"]}`)
+	put(t, c, c.ObjectKey(foreign, manifestName), `{"format":1,"min_reader":1,"id":"`+foreign+`","label":"foreign","cluster":"other","volumes":[{"name":"vol-0000.tar.zst","size":1}]}`)
+	put(t, c, c.runKey(noise), "not JSON")
+	put(t, c, "test/data/README", "not a backup")
+	put(t, c, "test/runs/x.json", "not a run")
+	time.Sleep(1100 * time.Millisecond) // beyond the lapse of the quiet one
+
 	all, err := c.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := map[string]Status{}
+	got := map[string]Backup{}
 	for _, b := range all {
-		got[b.ID] = b.Status
+		got[b.ID] = b
 	}
-	for id, want := range map[string]Status{ready: StatusReady, damaged: StatusDamaged, bare: StatusIncomplete, running: StatusBackingUp, failed: StatusError} {
-		if got[id] != want {
-			t.Errorf("%s is %q, want %s", id, got[id], want)
+	for id, want := range map[string]struct {
+		status Status
+		text   string
+	}{
+		ready:   {StatusReady, ""},
+		damaged: {StatusDamaged, "vol-0000.tar.zst is missing"},
+		short:   {StatusDamaged, "has 1 bytes, its manifest says"},
+		bare:    {StatusIncomplete, ""},
+		running: {StatusBackingUp, "on h, 34 %"},
+		quiet:   {StatusAbandoned, "on h, last heard of"},
+		failed:  {StatusError, "bucket on fire"},
+		garbled: {StatusDamaged, "manifest"},
+		newer:   {StatusNewer, "needs a reader of format 9"},
+		foreign: {StatusDamaged, "of other"},
+		noise:   {StatusError, "stored bytes differ"},
+	} {
+		if b := got[id]; b.Status != want.status || !strings.Contains(b.Text, want.text) {
+			t.Errorf("%s is %q (%s), want %s (%s)", id, b.Status, b.Text, want.status, want.text)
 		}
 	}
+	if len(all) != 11 {
+		t.Errorf("%d lines, want 11", len(all))
+	}
+	if b := got[ready]; b.Manifest == nil || b.Manifest.LeftOut != nil || b.Ready.IsZero() || b.Size == 0 || b.Volumes != 1 {
+		t.Errorf("the line of a READY one: %+v", b)
+	}
+
 	b, err := c.Latest(t.Context())
 	if err != nil || b.ID != ready || b.Warning == "" {
 		t.Fatalf("latest is %s, warning %q, %v; want %s with a warning", b.ID, b.Warning, err, ready)
 	}
-	if _, err := c.Select(t.Context(), "label:damaged"); !errors.Is(err, ErrDamaged) {
+	if len(b.Manifest.Volumes) != 1 || len(b.Manifest.LeftOut) != 1 {
+		t.Fatalf("a selected manifest is not whole: %+v", b.Manifest)
+	}
+	if _, err := c.Select(t.Context(), "label:damaged"); !errors.Is(err, ErrDamaged) || hint.Of(err) == "" {
 		t.Fatalf("a damaged one by label: %v, want ErrDamaged", err)
 	}
 }
 
-func TestDeleteRefusesTheNewest(t *testing.T) {
+// A latest.json that nobody can read hides no backup.
+func TestListWorksWithoutAPointer(t *testing.T) {
+	for name, body := range map[string]string{"garbled": "{", "newer": `{"format":7,"min_reader":7}`, "empty": "{}"} {
+		t.Run(name, func(t *testing.T) {
+			c := testCatalog(t)
+			id := mustBackup(t, c, t0, "only", 1)
+			put(t, c, c.latestKey(), body)
+			b, err := c.Latest(t.Context())
+			if err != nil || b.ID != id || b.Warning == "" {
+				t.Fatalf("latest is %s, %q, %v", b.ID, b.Warning, err)
+			}
+			before := len(listKeys(t, c))
+			if _, err := backupIn(t, c, t0.Add(time.Hour), "next", 2); err == nil {
+				t.Fatal("a commit went over a pointer that it cannot read")
+			}
+			if n := len(listKeys(t, c)); n != before+1 {
+				t.Fatalf("the refused commit left %d objects, want its volume only", n-before)
+			}
+		})
+	}
+}
+
+func listKeys(t testing.TB, c *Catalog) (keys []string) {
+	t.Helper()
+	for o, err := range c.Store().List(t.Context(), c.cluster+"/", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, o.Key)
+	}
+	return keys
+}
+
+func TestSelect(t *testing.T) {
 	c := testCatalog(t)
-	old, err := backupIn(t, c, t0, "old", 1)
-	if err != nil {
+	first := mustBackup(t, c, t0, "first", 100)
+	second := mustBackup(t, c, t0.Add(2*time.Hour), "second", 200)
+	for sel, want := range map[string]string{
+		"latest": second, "height:150": first, "height:200": second, "height:18446744073709551615": second,
+		"label:first": first, "before:2026-11-20T12:30:00Z": first, "before:2026-11-21": second, first: first, second[:20]: second,
+	} {
+		b, err := c.Select(t.Context(), sel)
+		if err != nil || b.ID != want || b.Warning != "" || b.Latest != (want == second) || b.Manifest == nil {
+			t.Errorf("select %s: %+v, %v; want %s", sel, b, err, want)
+		}
+	}
+	for _, sel := range []string{
+		"height:99", "height:x", "height:-1", "height:", "label:no", "before:never", "before:2026-11-20", "2026", "1999", "verified", "drilled", "", "..",
+		"20261120T120000Z-first-000000",
+	} {
+		if b, err := c.Select(t.Context(), sel); !errors.Is(err, ErrNoSuchBackup) || hint.Of(err) == "" {
+			t.Errorf("select %q: %s, %v, want ErrNoSuchBackup with a hint", sel, b.ID, err)
+		}
+	}
+}
+
+// With a single backup in the store an empty name must still not mean it.
+func TestAnEmptyNameSelectsNothing(t *testing.T) {
+	c := testCatalog(t)
+	mustBackup(t, c, t0, "only", 1)
+	if b, err := c.Select(t.Context(), ""); !errors.Is(err, ErrNoSuchBackup) {
+		t.Fatalf("selected %s, %v", b.ID, err)
+	}
+}
+
+// What was begun before a time but holds a later block is not from before it.
+func TestBeforeLooksAtTheDataToo(t *testing.T) {
+	c := testCatalog(t)
+	m := manifestAt(t, c, t0, "waited", 5)
+	m.Position.Time = t0.Add(10 * time.Minute)
+	if err := c.Commit(t.Context(), m, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Delete(t.Context(), old); !errors.Is(err, ErrNewest) {
+	if b, err := c.Select(t.Context(), "before:2026-11-20T12:05:00Z"); !errors.Is(err, ErrNoSuchBackup) {
+		t.Fatalf("selected %s, %v", b.ID, err)
+	}
+	if _, err := c.Select(t.Context(), "before:2026-11-20T12:11:00Z"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestClusters(t *testing.T) {
+	c := testCatalog(t)
+	mustBackup(t, c, t0, "one", 1)
+	put(t, c, "other/latest.json", "{}")
+	put(t, c, "stray", "x")
+	got, err := c.Clusters(t.Context())
+	if err != nil || !slices.Equal(got, []string{"other", "test"}) {
+		t.Fatalf("%v, %v", got, err)
+	}
+}
+
+func TestDelete(t *testing.T) {
+	c := testCatalog(t)
+	old := mustBackup(t, c, t0, "old", 1)
+	if err := c.Delete(t.Context(), old); !errors.Is(err, ErrNewest) || hint.Of(err) == "" {
 		t.Fatalf("delete the only one: %v, want ErrNewest", err)
 	}
-	if _, err := backupIn(t, c, t0.Add(time.Hour), "new", 2); err != nil {
-		t.Fatal(err)
-	}
+	mustBackup(t, c, t0.Add(time.Hour), "new", 2)
+	put(t, c, c.ObjectKey(old, "grades/20261121T000000Z-sampled.json"), "{}")
+	before := listKeys(t, c)
 	if err := c.Delete(t.Context(), old); err != nil {
 		t.Fatal(err)
 	}
-	for o, err := range c.Store().List(t.Context(), "test/data/"+old, "") {
-		t.Fatalf("%s is left, %v", o.Key, err)
+	for _, k := range listKeys(t, c) {
+		if strings.Contains(k, old) {
+			t.Fatalf("%s is left", k)
+		}
+	}
+	if n := len(before) - len(listKeys(t, c)); n != 3 {
+		t.Fatalf("%d objects went, want manifest, volume and grade", n)
+	}
+	if err := c.Delete(t.Context(), old); !errors.Is(err, ErrNoSuchBackup) {
+		t.Fatalf("delete it again: %v", err)
+	}
+	running := NewID(t0, "running")
+	if err := c.StartRun(t.Context(), Run{ID: running, Host: "h"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Delete(t.Context(), running); !errors.Is(err, fsx.ErrLocked) {
+		t.Fatalf("delete what is being made: %v, want ErrLocked", err)
+	}
+	if err := c.FailRun(t.Context(), running, errors.New("no")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Delete(t.Context(), running); err != nil {
+		t.Fatal(err)
 	}
 }
 
-func TestLatestTextHasItsOwnChecksum(t *testing.T) {
+// latest may point behind the highest READY one (a crash between manifest and
+// pointer): neither of the two can be deleted.
+func TestDeleteKeepsTheHighestAndThePointedTo(t *testing.T) {
 	c := testCatalog(t)
-	id, err := backupIn(t, c, t0, "first", 100)
+	low := mustBackup(t, c, t0, "low", 1)
+	pointer, _, err := c.Store().GetSmall(t.Context(), c.latestKey(), 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _, err := c.Store().GetSmall(context.Background(), "test/latest.txt", 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	if len(lines) != 3 || lines[0] != "id "+id || lines[1] != fmt.Sprintf("%d test/data/%s/vol-0000.tar.zst", len(id), id) || !strings.HasPrefix(lines[2], "sha256 ") {
-		t.Fatalf("latest.txt:\n%s", b)
+	high := mustBackup(t, c, t0.Add(time.Hour), "high", 2)
+	put(t, c, c.latestKey(), string(pointer))
+	for _, id := range []string{low, high} {
+		if err := c.Delete(t.Context(), id); !errors.Is(err, ErrNewest) {
+			t.Errorf("delete %s: %v, want ErrNewest", id, err)
+		}
 	}
 }
 
-// Whatever the history and the policy, retention leaves the newest READY backup,
-// what latest points to, and all that had no successor three days ago.
-func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		now := t0
-		var all []Backup
-		for range rapid.IntRange(0, 12).Draw(t, "n") {
-			age := time.Duration(rapid.IntRange(0, 60*24).Draw(t, "hours")) * time.Hour
-			all = append(all, Backup{
-				ID: NewID(now.Add(-age), "auto"), Created: now.Add(-age),
-				Status: rapid.SampledFrom([]Status{StatusReady, StatusReady, StatusIncomplete, StatusError, StatusDamaged, StatusBackingUp}).Draw(t, "status"),
-			})
+// Whatever call of a deletion fails, the backup is whole or not READY, and the
+// deletion can be taken up again.
+func TestADeletionThatBreaksOffLeavesNothingReady(t *testing.T) {
+	everyFault(t, func(wrap func(Store) *faulty) error {
+		c := testCatalog(t)
+		m := manifestAt(t, c, t0, "old", 1)
+		for i := 1; i < 3; i++ {
+			put(t, c, c.ObjectKey(m.ID, VolumeName(i)), "x")
+			m.Volumes = append(m.Volumes, Volume{Name: VolumeName(i), Size: 1})
 		}
-		slices.SortFunc(all, newestFirst)
-		gone := map[string]bool{}
-		for _, x := range planExpire(all, Policy{Last: rapid.IntRange(0, 5).Draw(t, "last")}, now) {
-			gone[x.ID] = true
+		if err := c.Commit(t.Context(), m, false); err != nil {
+			t.Fatal(err)
 		}
-		var newer *Backup
-		for i, b := range all {
-			if b.Status == StatusDamaged || b.Status == StatusBackingUp {
-				if gone[b.ID] {
-					t.Fatalf("%s is %s and would be deleted", b.ID, b.Status)
-				}
-				continue
-			}
-			if b.Status != StatusReady {
-				continue
-			}
-			if gone[b.ID] && (newer == nil || now.Sub(newer.Created) < graceOfReady) {
-				t.Fatalf("%s would be deleted; its successor is %v", b.ID, newer)
-			}
-			newer = &all[i]
+		newest := mustBackup(t, c, t0.Add(time.Hour), "new", 2)
+		f := wrap(c.Store())
+		err := NewCatalog(f, "test").Delete(t.Context(), m.ID)
+		b, lerr := c.one(t.Context(), m.ID)
+		if lerr != nil && !errors.Is(lerr, ErrNoSuchBackup) {
+			t.Fatal(lerr)
 		}
+		if b.Status == StatusReady && b.Volumes != 3 || b.Status == StatusDamaged {
+			t.Fatalf("after a fault at call %d: %s with %d volumes", f.at, b.Status, b.Volumes)
+		}
+		if err := c.Delete(t.Context(), m.ID); err != nil && !errors.Is(err, ErrNoSuchBackup) {
+			t.Fatalf("again: %v", err)
+		}
+		if l, err := c.Latest(t.Context()); err != nil || l.ID != newest || l.Warning != "" {
+			t.Fatalf("latest: %+v, %v", l, err)
+		}
+		return err
 	})
 }
 
-func FuzzDecodeManifest(f *testing.F) {
-	f.Add([]byte(`{"format":1,"min_reader":1,"id":"20261120T120000Z-auto-000001","cluster":"x","volumes":[{"name":"vol-0000.tar.zst","size":1}]}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := DecodeManifest(b)
-		if err == nil && (!validID(m.ID) || len(m.Volumes) == 0) {
-			t.Fatalf("accepted %q", b)
+// The order does not depend on how the store lists, and inside a history nothing
+// stands before what has a higher position.
+func TestNewestFirstIsAnOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var all []Backup
+		for i := range rapid.IntRange(0, 10).Draw(t, "n") {
+			b := newBackup(t0.Add(time.Duration(rapid.IntRange(0, 9).Draw(t, "at"))*time.Hour).Format(idTime) + "-auto-" + strings.Repeat(string(rune('a'+i%6)), 6))
+			b.Size = int64(i)
+			if rapid.Bool().Draw(t, "known") {
+				b.Manifest = &Manifest{Incarnation: rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "incarnation")}
+				b.Manifest.Position.Index = rapid.Uint64Range(1, 4).Draw(t, "height")
+			}
+			if !slices.ContainsFunc(all, func(o Backup) bool { return o.ID == b.ID }) {
+				all = append(all, b)
+			}
+		}
+		got := newestFirst(all, "y")
+		other := newestFirst(rapid.Permutation(all).Draw(t, "listed"), "y")
+		for i := range got {
+			if len(got) != len(all) || got[i].ID != other[i].ID {
+				t.Fatalf("place %d: %s or %s", i, got[i].ID, other[i].ID)
+			}
+		}
+		high := map[string]uint64{}
+		ended := map[string]bool{}
+		last := ""
+		for _, b := range got {
+			if b.Manifest == nil {
+				continue
+			}
+			inc, at := b.Manifest.Incarnation, b.Manifest.Position.Index
+			if h, ok := high[inc]; ok && at > h {
+				t.Fatalf("height %d stands behind %d of %s", at, h, inc)
+			}
+			high[inc] = at
+			if inc != last {
+				if ended[inc] || inc == "y" && last != "" {
+					t.Fatalf("history %s is torn, or the latest is not first", inc)
+				}
+				ended[last], last = true, inc
+			}
 		}
 	})
 }

@@ -11,7 +11,16 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
-// pointer is latest.json.
+var (
+	// ErrBackwards: the backup stands before what latest points to, or belongs to
+	// another history.
+	ErrBackwards = errors.New("latest does not go back")
+	// ErrReadyBut: the backup is READY, yet latest or what people read of it could
+	// not be brought up to date. The next commit does.
+	ErrReadyBut = errors.New("the backup is READY, but")
+)
+
+// pointer is latest.json. It alone says what the latest is; latest.txt follows.
 type pointer struct {
 	Format      int      `json:"format"`
 	MinReader   int      `json:"min_reader"`
@@ -23,21 +32,39 @@ type pointer struct {
 	Position    Position `json:"position"`
 }
 
-const maxPointer = 4 << 20
+const maxPointer = 4 << 20 // bytes
 
-func (c *Catalog) latest(ctx context.Context) (pointer, Object, error) {
-	var p pointer
-	b, o, err := c.store.GetSmall(ctx, c.latestKey(), maxPointer)
-	if err != nil {
-		return p, o, err
+func decodePointer(b []byte) (p pointer, err error) {
+	if err := readable(latestName, b); err != nil {
+		return p, err
 	}
 	if err := json.Unmarshal(b, &p); err != nil {
-		return p, o, fmt.Errorf("%w: latest.json: %w", ErrDamaged, err)
+		return pointer{}, fmt.Errorf("%w: %s: %w", ErrDamaged, latestName, err)
 	}
-	if p.MinReader > manifestFormat {
-		return p, o, hint.Add(fmt.Errorf("latest.json needs a reader of format %d", p.MinReader), "use a newer eddy")
+	if !validID(p.ID) || p.Seq == 0 {
+		return pointer{}, fmt.Errorf("%w: %s names no backup", ErrDamaged, latestName)
 	}
-	return p, o, nil
+	return p, nil
+}
+
+// latest reads latest.json; the error has ErrNotFound where there is none.
+func (c *Catalog) latest(ctx context.Context) (pointer, Object, error) {
+	b, o, err := c.store.GetSmall(ctx, c.latestKey(), maxPointer)
+	if err != nil {
+		return pointer{}, o, err
+	}
+	p, err := decodePointer(b)
+	return p, o, err
+}
+
+// latestIfAny is latest for readers: they can do without it, because the listing
+// tells as much.
+func (c *Catalog) latestIfAny(ctx context.Context) (pointer, error) {
+	p, _, err := c.latest(ctx)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrNewer) {
+		return pointer{}, nil
+	}
+	return p, err
 }
 
 // accepts tells whether latest may move from p to m: inside one incarnation the
@@ -54,17 +81,107 @@ func (p pointer) accepts(m *Manifest, newIncarnation bool) error {
 	return nil
 }
 
-// advance moves latest to m. Whoever loses the race looks again.
+// Commit makes a backup READY: every object that the manifest names is looked at,
+// the manifest is written, once, and then latest is moved forward. It fills in
+// Format and MinReader and may be called again with the same manifest after an
+// error or a crash.
+//
+// An error with ErrReadyBut in its chain came after the manifest: the backup
+// counts. ErrBackwards without it means that nothing was written. A backup that
+// another one of the same history overtook meanwhile is READY and no error;
+// latest stays with the further one.
+func (c *Catalog) Commit(ctx context.Context, m Manifest, newIncarnation bool) error {
+	m.Format, m.MinReader = manifestFormat, manifestMinReader
+	m.trim()
+	body, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return fmt.Errorf("manifest of %s: %w", m.ID, err)
+	}
+	body = append(body, '\n')
+	if _, err := DecodeManifest(body); err != nil {
+		return fmt.Errorf("a manifest that no reader would accept: %w", err)
+	}
+	if m.Cluster != c.cluster {
+		return fmt.Errorf("manifest of %s is one of cluster %s, the catalog is that of %s", m.ID, m.Cluster, c.cluster)
+	}
+	if err := c.complete(ctx, &m); err != nil {
+		return err
+	}
+	// Whether latest may move is asked first: a history that began anew without
+	// anybody saying so must not become a READY backup.
+	old, _, err := c.latest(ctx)
+	switch {
+	case err == nil:
+		if err := old.accepts(&m, newIncarnation); err != nil {
+			return err
+		}
+	case errors.Is(err, ErrDamaged):
+		return hint.Add(err, "look at "+c.latestKey()+"; once it is deleted the next backup writes it anew")
+	case !errors.Is(err, ErrNotFound):
+		return err
+	}
+	if err := c.putManifest(ctx, m.ID, body); err != nil {
+		return err
+	}
+	if err := c.advance(ctx, &m, newIncarnation); err != nil {
+		return fmt.Errorf("%w %w", ErrReadyBut, err)
+	}
+	return nil
+}
+
+// complete compares what the store has with what the manifest says.
+func (c *Catalog) complete(ctx context.Context, m *Manifest) error {
+	want := m.Volumes
+	if m.Sums != nil {
+		want = append(want[:len(want):len(want)], Volume{Name: m.Sums.Name, Size: m.Sums.Size})
+	}
+	for _, v := range want {
+		o, err := c.store.Stat(ctx, c.ObjectKey(m.ID, v.Name))
+		if errors.Is(err, ErrNotFound) {
+			return hint.Add(fmt.Errorf("%w: %s of %s is gone from the store: %w", ErrDamaged, v.Name, m.ID, err), "somebody deleted it, or a lifecycle rule of the bucket did; back up again")
+		}
+		if err != nil {
+			return err
+		}
+		if o.Size != v.Size {
+			return fmt.Errorf("%w: %s of %s has %d bytes in the store, %d were sent", ErrDamaged, v.Name, m.ID, o.Size, v.Size)
+		}
+	}
+	return nil
+}
+
+// putManifest writes the manifest where there is none. One that is there already
+// with the very same bytes is ours: its answer was lost, or we died behind it.
+func (c *Catalog) putManifest(ctx context.Context, id string, body []byte) error {
+	key := c.ObjectKey(id, manifestName)
+	_, err := c.store.PutSmall(ctx, key, body, "application/json", Condition{IfAbsent: true})
+	if errors.Is(err, ErrPrecondition) {
+		if have, _, gerr := c.store.GetSmall(ctx, key, maxManifest); gerr == nil && bytes.Equal(have, body) {
+			return nil
+		}
+	}
+	return err
+}
+
+// advance moves latest to m by a conditional write; whoever loses the race looks
+// again, so every backup that moves it has a seq of its own.
 func (c *Catalog) advance(ctx context.Context, m *Manifest, newIncarnation bool) error {
-	for range 10 {
+	for range 20 {
 		old, o, err := c.latest(ctx)
 		cond := Condition{IfMatch: o.ETag}
-		if errors.Is(err, ErrNotFound) {
+		switch {
+		case errors.Is(err, ErrNotFound):
 			cond = Condition{IfAbsent: true}
-		} else if err != nil {
+		case err != nil:
 			return err
-		} else if err := old.accepts(m, newIncarnation); err != nil {
-			return err
+		case old.ID == m.ID: // we were here before
+			return c.explain(ctx, old)
+		case old.Incarnation == m.Incarnation && old.Position.Index > m.Position.Index:
+			return nil // overtaken; who did it explains
+		default:
+			if err := old.accepts(m, newIncarnation); err != nil {
+				return err
+			}
 		}
 		p := pointer{
 			Format: manifestFormat, MinReader: manifestMinReader, Seq: old.Seq + 1, Incarnation: m.Incarnation, ID: m.ID,
@@ -81,65 +198,40 @@ func (c *Catalog) advance(ctx context.Context, m *Manifest, newIncarnation bool)
 		if err != nil {
 			return err
 		}
-		return c.explain(ctx, m)
+		return c.explain(ctx, p)
 	}
 	return fmt.Errorf("move latest to %s: %w", m.ID, ErrPrecondition)
 }
 
 // explain writes what people and shells read: latest.txt and README.txt. Both
-// follow latest.json and are written again by the next commit; a reader of a
-// lagging latest.txt gets the backup before, whole.
-func (c *Catalog) explain(ctx context.Context, m *Manifest) error {
-	if _, err := c.store.PutSmall(ctx, c.cluster+"/latest.txt", c.latestText(m), "text/plain", Condition{}); err != nil {
-		return err
+// follow latest.json. A reader of a lagging latest.txt gets the backup before,
+// whole; the next commit writes it again. Of two commits at once the later must
+// also have the last word here, so latest.json is read once more behind it.
+func (c *Catalog) explain(ctx context.Context, p pointer) error {
+	for range 20 {
+		if _, err := c.store.PutSmall(ctx, c.textKey(), c.latestText(p), "text/plain", Condition{}); err != nil {
+			return err
+		}
+		now, _, err := c.latest(ctx)
+		if err != nil {
+			return err
+		}
+		if now.ID == p.ID {
+			break
+		}
+		p = now
 	}
-	key, want := c.cluster+"/README.txt", []byte(c.readme())
-	if have, _, err := c.store.GetSmall(ctx, key, 1<<20); err == nil && bytes.Equal(have, want) {
-		return nil
-	}
-	_, err := c.store.PutSmall(ctx, key, want, "text/plain", Condition{})
-	return err
+	return c.putReadme(ctx)
 }
 
 // latestText is latest.txt: "id ID", a line "size key" for each volume, and
 // "sha256 HEX" of all bytes before that line.
-func (c *Catalog) latestText(m *Manifest) []byte {
+func (c *Catalog) latestText(p pointer) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "id %s\n", m.ID)
-	for _, v := range m.Volumes {
-		fmt.Fprintf(&b, "%d %s\n", v.Size, c.ObjectKey(m.ID, v.Name))
+	fmt.Fprintf(&b, "id %s\n", p.ID)
+	for i, v := range p.Volumes {
+		fmt.Fprintf(&b, "%d %s\n", v.Size, c.ObjectKey(p.ID, VolumeName(i)))
 	}
 	fmt.Fprintf(&b, "sha256 %x\n", sha256.Sum256(b.Bytes()))
 	return b.Bytes()
-}
-
-func (c *Catalog) readme() string {
-	url := c.store.URL()
-	return fmt.Sprintf(`Backups of %[1]s, made by eddy.
-
-With eddy, into an empty directory:
-
-  eddy list    --store %[2]s --cluster %[1]s
-  eddy restore latest --into DIR --store %[2]s --cluster %[1]s
-
-(an S3 store that is not AWS needs --endpoint URL as well)
-
-With stock tools alone. latest.txt names the newest backup: its id, then a line
-"size key" for each volume. Every archive is whole in itself: its volumes, joined
-in order, are one zstd stream of a tar.
-
-  stop the node
-  mv HOME/data HOME/data.before        # two databases must never be mixed
-  set -o pipefail
-  for each volume in order: fetch it    (aws s3 cp %[2]s/KEY - , or curl, or cat)
-    | zstd -dc | tar -x -C HOME
-  (cd HOME && fetch data/ID/SHA256SUMS.zst | zstd -dc | sha256sum --quiet -c)
-
-scripts/restore-latest.sh of eddy does just this, with all checks.
-
-Keys, config and sign states are in no archive. Keep the node's own config/. Keep
-its data/priv_validator_state.json: move it back from HOME/data.before/. Never
-write one by hand, and never take an older one: a validator that signs a height
-twice is punished. A state of height 0 belongs only beside a freshly made key.
-`, c.cluster, url)
 }

@@ -4,8 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"strings"
+	"io/fs"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/hint"
@@ -45,6 +44,7 @@ type Manifest struct {
 	Sums        *SumsRef  `json:"sums,omitempty"`
 	Roots       []RootRef `json:"roots,omitempty"`
 	LeftOut     []LeftOut `json:"left_out,omitempty"`
+	LeftOutMore int64     `json:"left_out_more,omitempty"` // names beyond those in LeftOut
 	Created     time.Time `json:"created"`
 }
 
@@ -125,83 +125,98 @@ type LeftOut struct {
 	Reason string `json:"reason"`
 }
 
-// DecodeManifest reads a manifest and refuses what could not have been written.
+// ErrNewer: a newer eddy wrote it in a form that this one does not know.
+var ErrNewer = errors.New("it was written by a newer eddy")
+
+// readable refuses a state file that needs a newer reader. It is asked before
+// anything else is decoded, because nothing else may be relied on.
+func readable(what string, b []byte) error {
+	var head struct {
+		Format    int `json:"format"`
+		MinReader int `json:"min_reader"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, what, err)
+	}
+	if head.Format < 1 || head.MinReader < 1 {
+		return fmt.Errorf("%w: %s has no format", ErrDamaged, what)
+	}
+	if head.MinReader > manifestFormat {
+		return hint.Add(fmt.Errorf("%s: %w: it needs a reader of format %d, this one knows %d", what, ErrNewer, head.MinReader, manifestFormat), "use a newer eddy")
+	}
+	return nil
+}
+
+// DecodeManifest reads a manifest of at most 4 MiB. Its error has ErrNewer in its
+// chain where a newer reader is needed, ErrDamaged where no eddy can have written
+// it. Fields that it does not know are ignored.
 func DecodeManifest(b []byte) (*Manifest, error) {
+	if len(b) > maxManifest {
+		return nil, fmt.Errorf("%w: a manifest has at most %d bytes, this has %d", ErrDamaged, maxManifest, len(b))
+	}
+	if err := readable("manifest", b); err != nil {
+		return nil, err
+	}
 	var m Manifest
 	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, fmt.Errorf("%w: manifest: %w", ErrDamaged, err)
 	}
-	if m.MinReader > manifestFormat {
-		return nil, hint.Add(fmt.Errorf("manifest of %s needs a reader of format %d", m.ID, m.MinReader), "use a newer eddy")
-	}
-	bad := func(what string) error { return fmt.Errorf("%w: manifest %q: %s", ErrDamaged, m.ID, what) }
-	switch {
-	case m.Format < 1 || m.MinReader < 1:
-		return nil, bad("no format")
-	case !validID(m.ID):
-		return nil, bad("impossible id")
-	case CheckName(m.Cluster) != nil:
-		return nil, bad("impossible cluster name")
-	case len(m.Volumes) == 0:
-		return nil, bad("no volumes")
-	}
-	for i, v := range m.Volumes {
-		if v.Name != VolumeName(i) || v.Size <= 0 {
-			return nil, bad("impossible volume " + v.Name)
-		}
+	if what := m.wrong(); what != "" {
+		return nil, fmt.Errorf("%w: manifest %.80q: %s", ErrDamaged, m.ID, what)
 	}
 	return &m, nil
 }
 
-// Names in the bucket.
-const (
-	SumsName     = "SHA256SUMS.zst"
-	manifestName = "manifest.json"
-)
-
-// VolumeName is the name of an archive's nth volume, from 0.
-func VolumeName(n int) string { return fmt.Sprintf("vol-%04d.tar.zst", n) }
-
-var (
-	labelRule = regexp.MustCompile(`^[A-Za-z0-9_.-]{3,25}$`)
-	nameRule  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,63}$`)
-	idRule    = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-([A-Za-z0-9_.-]{3,25})-[0-9a-f]{6}$`)
-)
-
-// CheckLabel accepts 3 to 25 of [A-Za-z0-9_.-], not beginning with two dots.
-func CheckLabel(s string) error {
-	if !labelRule.MatchString(s) || strings.HasPrefix(s, "..") {
-		return fmt.Errorf("label %q is not one", s)
+// wrong says what in a manifest cannot be, "" where all of it can.
+func (m *Manifest) wrong() string {
+	_, label, ok := ParseID(m.ID)
+	switch s := m.Sizes; {
+	case !ok:
+		return "impossible id"
+	case m.Label != label:
+		return fmt.Sprintf("label %.40q is not that of its id", m.Label)
+	case CheckName(m.Cluster) != nil:
+		return "impossible cluster name"
+	case len(m.Volumes) == 0:
+		return "no volumes"
+	case min(s.Source, s.Read, s.Sent, s.Copied, s.Stored, s.Files) < 0:
+		return "a size below zero"
+	case m.HeldSeconds < 0:
+		return "held for less than no time"
+	case m.LeftOutMore < 0:
+		return "fewer than none left out"
 	}
-	return nil
-}
-
-// CheckName accepts cluster and node names: 1 to 63 of [A-Za-z0-9_.-], not "."
-// or "..".
-func CheckName(s string) error {
-	if !nameRule.MatchString(s) || s == "." || s == ".." {
-		return errors.New("a name is 1 to 63 of [A-Za-z0-9_.-], not . or ..")
+	for i, v := range m.Volumes {
+		if v.Name != VolumeName(i) || v.Size <= 0 || v.Frames < 0 {
+			return fmt.Sprintf("impossible volume %.80q of %d bytes", v.Name, v.Size)
+		}
 	}
-	return nil
-}
-
-func validID(s string) bool { return idRule.MatchString(s) }
-
-// labelOf is the label inside an id, timeOf its time.
-func labelOf(id string) string {
-	if m := idRule.FindStringSubmatch(id); m != nil {
-		return m[1]
+	if s := m.Sums; s != nil && (s.Name != SumsName || s.Size <= 0) {
+		return fmt.Sprintf("impossible list of hashes %.80q", s.Name)
+	}
+	for _, r := range m.Roots {
+		if r.Prefix != "" && !fs.ValidPath(r.Prefix) {
+			return fmt.Sprintf("root %.80q stands outside of the archive", r.Prefix)
+		}
 	}
 	return ""
 }
 
-func timeOf(id string) time.Time {
-	if len(id) < 16 {
-		return time.Time{}
+// A manifest is read whole, so what was left out is cut to what fits: a home with
+// a million strange names must not cost a backup whose bytes are all stored.
+const (
+	maxLeftOut      = 1000
+	maxLeftOutBytes = 256 << 10
+)
+
+// trim cuts the list of what was left out and counts the rest.
+func (m *Manifest) trim() {
+	bytes := 0
+	for i, l := range m.LeftOut {
+		if bytes += len(l.Name) + len(l.Reason); i == maxLeftOut || bytes > maxLeftOutBytes {
+			m.LeftOutMore += int64(len(m.LeftOut) - i)
+			m.LeftOut = m.LeftOut[:i]
+			return
+		}
 	}
-	t, err := time.Parse("20060102T150405Z", id[:16])
-	if err != nil {
-		return time.Time{}
-	}
-	return t
 }

@@ -2,18 +2,23 @@ package uploader
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"strings"
 	"time"
 )
 
 // Policy says what retention keeps.
 type Policy struct {
-	Last int // READY backups, the newest first; at least 1
+	Last int // READY backups, the newest first; below 1 means 1
 }
 
-// Expiry is a backup that retention no longer keeps.
+// Expiry is a backup, or the leavings of one, that retention no longer keeps.
 type Expiry struct {
 	ID, Reason string
-	Size       int64
+	Size       int64 // stored bytes that go
+
+	keepRun bool // the objects go, the run's record stays
 }
 
 const (
@@ -21,41 +26,115 @@ const (
 	graceOfFailed = 7 * 24 * time.Hour // leavings of failed attempts
 )
 
-// PlanExpire tells what retention would delete now.
+// PlanExpire tells what retention would delete now. It changes nothing.
 func (c *Catalog) PlanExpire(ctx context.Context, p Policy, now time.Time) ([]Expiry, error) {
 	all, err := c.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return planExpire(all, p, now), nil
+	return PlanExpire(all, p, now), nil
 }
 
-// planExpire decides on backups that are sorted newest first. The newest READY
-// one and what latest points to are never in the plan, nor anything that had no
-// successor 72 hours ago, whatever the policy says.
-func planExpire(all []Backup, p Policy, now time.Time) []Expiry {
+// PlanExpire decides on backups as List returns them, newest first. Whatever the
+// policy says, these are never in the plan: the newest READY backup, the one that
+// latest points to, the newest that was verified, pinned ones, what had no READY
+// successor 72 hours ago, and everything that this eddy cannot judge (DAMAGED,
+// NEWER, BACKING_UP).
+func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 	var out []Expiry
-	ready := 0
-	newestReady := false
-	var successor time.Time // when the next newer READY one was made
+	ready, verified := 0, 0
+	var successor time.Time // when the next newer READY one took its place
 	for _, b := range all {
 		switch b.Status {
 		case StatusReady:
 			ready++
-			kept := b.Latest || !newestReady || ready <= p.Last || now.Sub(successor) < graceOfReady
-			newestReady, successor = true, b.Created
+			kept := ready <= max(1, p.Last) || b.Latest || len(b.Pins) > 0 || now.Sub(successor) < graceOfReady
+			if b.verified() {
+				verified++
+				kept = kept || verified == 1
+			}
+			if successor = b.Ready; successor.IsZero() {
+				successor = b.Created
+			}
 			if !kept {
-				out = append(out, Expiry{b.ID, "older than the last that are kept", b.Size})
+				out = append(out, Expiry{ID: b.ID, Reason: "older than the last that are kept", Size: b.Size})
 			}
-		case StatusIncomplete, StatusAbandoned:
-			if now.Sub(b.Created) > graceOfFailed {
-				out = append(out, Expiry{b.ID, "left by an attempt that failed", b.Size})
-			}
-		case StatusError:
-			if now.Sub(b.Created) > runKept {
-				out = append(out, Expiry{b.ID, "the record of an attempt that failed", b.Size})
+		case StatusIncomplete, StatusAbandoned, StatusError:
+			silent := now.Sub(b.touched())
+			switch {
+			case len(b.Pins) > 0:
+			case b.Status == StatusError && silent > runKept:
+				out = append(out, Expiry{ID: b.ID, Reason: "the record of an attempt that failed", Size: b.Size})
+			case b.Status == StatusError && silent > graceOfFailed && b.objects > 0:
+				out = append(out, Expiry{ID: b.ID, Reason: "left by an attempt that failed", Size: b.Size, keepRun: true})
+			case b.Status != StatusError && silent > graceOfFailed:
+				out = append(out, Expiry{ID: b.ID, Reason: "left by an attempt that failed", Size: b.Size})
 			}
 		}
 	}
 	return out
+}
+
+// touched is the last sign of life. The id alone does not do: an upload may take
+// longer than the grace.
+func (b *Backup) touched() time.Time {
+	if b.Touched.After(b.Created) {
+		return b.Touched
+	}
+	return b.Created
+}
+
+func (b *Backup) verified() bool {
+	return slices.ContainsFunc(b.Grades, func(g string) bool { return strings.HasSuffix(g, "-verified") })
+}
+
+// Apply deletes what a plan names and the policy, asked again of what is there by
+// now, still lets go: a backup that was pinned since, or that became the newest
+// because others are gone, stays. deleted, where set, is called after each.
+func (c *Catalog) Apply(ctx context.Context, plan []Expiry, p Policy, now time.Time, deleted func(Expiry)) error {
+	again, err := c.PlanExpire(ctx, p, now)
+	if err != nil {
+		return err
+	}
+	for _, x := range again {
+		if !slices.ContainsFunc(plan, func(y Expiry) bool { return y.ID == x.ID }) {
+			continue
+		}
+		if err := c.removeObjects(ctx, x.ID); err != nil {
+			return err
+		}
+		if !x.keepRun {
+			if err := c.EndRun(ctx, x.ID); err != nil {
+				return err
+			}
+		}
+		if deleted != nil {
+			deleted(x)
+		}
+	}
+	return c.sweepRuns(ctx, now)
+}
+
+// sweepRuns removes the records of old runs whose backup is READY: their writer
+// died between commit and EndRun. (All others have a line of the plan.)
+func (c *Catalog) sweepRuns(ctx context.Context, now time.Time) error {
+	runs, err := c.runs(ctx)
+	if err != nil {
+		return err
+	}
+	for id, r := range runs {
+		if now.Sub(r.heard()) <= runKept {
+			continue
+		}
+		b, err := c.one(ctx, id)
+		if err != nil && !errors.Is(err, ErrNoSuchBackup) {
+			return err
+		}
+		if b.Status == StatusReady {
+			if err := c.EndRun(ctx, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

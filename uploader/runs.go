@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	runLapse  = time.Hour           // a run that has not reported for so long is abandoned
-	runKept   = 14 * 24 * time.Hour // what a failed run said is kept so long
-	maxRunLen = 64 << 10
+	runLapse   = time.Hour           // where a run names no lapse of its own
+	runKept    = 14 * 24 * time.Hour // what a failed run said is kept so long
+	maxRunLen  = 64 << 10            // bytes of a record
+	maxRunText = 4 << 10             // bytes of an error's text in it
 )
 
 // Run is a backup that is being made, or that failed.
@@ -30,29 +31,54 @@ type Run struct {
 	Error     string    `json:"error,omitempty"`
 	Started   time.Time `json:"started"`
 	Updated   time.Time `json:"updated"`
+	// LapseSeconds is how long the run may be silent before it counts as
+	// abandoned; 0: an hour.
+	LapseSeconds int64 `json:"lapse_seconds,omitempty"`
+
+	modified time.Time // by the store's clock; zero where it was not read from one
+}
+
+// heard is when the run last said something: by the store's clock where it is
+// known, because that of the run's host may be wrong.
+func (r Run) heard() time.Time {
+	if !r.modified.IsZero() {
+		return r.modified
+	}
+	return r.Updated
 }
 
 // state is how a run is shown.
 func (r Run) state(now time.Time) (Status, string) {
+	lapse := runLapse
+	if r.LapseSeconds > 0 {
+		lapse = time.Duration(min(r.LapseSeconds, int64(runKept/time.Second))) * time.Second
+	}
 	switch {
 	case r.Status == StatusError:
 		return StatusError, r.Error
-	case now.Sub(r.Updated) > runLapse:
-		return StatusAbandoned, "on " + r.Host + ", last heard of " + r.Updated.UTC().Format(time.RFC3339)
+	case now.Sub(r.heard()) > lapse:
+		return StatusAbandoned, "on " + r.Host + ", last heard of " + r.heard().UTC().Format(time.RFC3339)
 	case r.Total > 0:
-		return r.Status, fmt.Sprintf("on %s, %d %%", r.Host, 100*r.Done/r.Total)
+		return StatusBackingUp, fmt.Sprintf("on %s, %.0f %%", r.Host, 100*float64(r.Done)/float64(r.Total))
 	default:
-		return r.Status, "on " + r.Host
+		return StatusBackingUp, "on " + r.Host
 	}
 }
 
-// StartRun announces a run.
+// StartRun announces a run. It sets the times and, where they are empty, cluster
+// and status.
 func (c *Catalog) StartRun(ctx context.Context, r Run) error {
-	r.Started = time.Now().UTC()
+	r.Started, r.Cluster = time.Now().UTC(), c.cluster
+	if r.Status == "" {
+		r.Status = StatusBackingUp
+	}
 	return c.putRun(ctx, r)
 }
 
 func (c *Catalog) putRun(ctx context.Context, r Run) error {
+	if !validID(r.ID) {
+		return fmt.Errorf("a run must have a backup's id, not %q", r.ID)
+	}
 	r.Format, r.MinReader, r.Updated = manifestFormat, manifestMinReader, time.Now().UTC()
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -62,19 +88,41 @@ func (c *Catalog) putRun(ctx context.Context, r Run) error {
 	return err
 }
 
+// getRun reads a record. One that cannot be read is returned as what it most
+// probably is, so that it can be listed: damaged as ERROR, newer as BACKING_UP.
 func (c *Catalog) getRun(ctx context.Context, id string) (Run, error) {
-	r := Run{ID: id, Cluster: c.cluster}
-	b, _, err := c.store.GetSmall(ctx, c.runKey(id), maxRunLen)
-	if err != nil {
-		return r, err
+	b, o, err := c.store.GetSmall(ctx, c.runKey(id), maxRunLen)
+	var r Run
+	if err == nil {
+		r, err = decodeRun(b, id)
 	}
-	if err := json.Unmarshal(b, &r); err != nil || r.ID != id {
-		return Run{ID: id, Cluster: c.cluster}, fmt.Errorf("%w: run record of %s", ErrDamaged, id)
+	switch {
+	case errors.Is(err, ErrDamaged):
+		r = Run{ID: id, Cluster: c.cluster, Status: StatusError, Error: err.Error()}
+	case errors.Is(err, ErrNewer):
+		r = Run{ID: id, Cluster: c.cluster, Status: StatusBackingUp, Host: "a host with a newer eddy"}
+	case err != nil:
+		return Run{}, err
+	}
+	r.modified = o.Modified
+	return r, nil
+}
+
+func decodeRun(b []byte, id string) (Run, error) {
+	if err := readable("run record of "+id, b); err != nil {
+		return Run{}, err
+	}
+	var r Run
+	if err := json.Unmarshal(b, &r); err != nil {
+		return Run{}, fmt.Errorf("%w: run record of %s: %w", ErrDamaged, id, err)
+	}
+	if r.ID != id {
+		return Run{}, fmt.Errorf("%w: run record of %s is one of %.60q", ErrDamaged, id, r.ID)
 	}
 	return r, nil
 }
 
-// UpdateRun notes how far a run has come.
+// UpdateRun notes how far a run has come, in bytes.
 func (c *Catalog) UpdateRun(ctx context.Context, id string, done, total int64) error {
 	r, err := c.getRun(ctx, id)
 	if err != nil {
@@ -87,10 +135,15 @@ func (c *Catalog) UpdateRun(ctx context.Context, id string, done, total int64) e
 // FailRun notes why a run failed. A run that was never announced is announced.
 func (c *Catalog) FailRun(ctx context.Context, id string, cause error) error {
 	r, err := c.getRun(ctx, id)
-	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
+	if errors.Is(err, ErrNotFound) {
+		r = Run{ID: id, Cluster: c.cluster, Started: time.Now().UTC()}
+	} else if err != nil {
 		return err
 	}
 	r.Status, r.Error = StatusError, cause.Error()
+	if len(r.Error) > maxRunText {
+		r.Error = strings.ToValidUTF8(r.Error[:maxRunText], "") + "..."
+	}
 	return c.putRun(ctx, r)
 }
 
@@ -102,21 +155,19 @@ func (c *Catalog) EndRun(ctx context.Context, id string) error {
 // runs reads all run records.
 func (c *Catalog) runs(ctx context.Context) (map[string]Run, error) {
 	out := map[string]Run{}
-	for o, err := range c.store.List(ctx, path.Join(c.cluster, "runs")+"/", "") {
+	for o, err := range c.store.List(ctx, c.runsPrefix(), "") {
 		if err != nil {
 			return nil, err
 		}
 		id := strings.TrimSuffix(path.Base(o.Key), ".json")
-		if !validID(id) {
+		if o.Key != c.runKey(id) || !validID(id) {
 			continue
 		}
 		r, err := c.getRun(ctx, id)
-		switch {
-		case errors.Is(err, ErrNotFound): // ended since it was listed
+		if errors.Is(err, ErrNotFound) { // ended since it was listed
 			continue
-		case errors.Is(err, ErrDamaged):
-			r.Status, r.Error = StatusError, err.Error()
-		case err != nil:
+		}
+		if err != nil {
 			return nil, err
 		}
 		out[id] = r

@@ -1,0 +1,181 @@
+package uploader
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+const maxReadme = 1 << 20 // bytes
+
+// putReadme writes README.txt where its content is not what is there already.
+func (c *Catalog) putReadme(ctx context.Context) error {
+	want := []byte(c.readme())
+	have, _, err := c.store.GetSmall(ctx, c.readmeKey(), maxReadme)
+	switch {
+	case err == nil && bytes.Equal(have, want):
+		return nil
+	case err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged):
+		return err
+	}
+	_, err = c.store.PutSmall(ctx, c.readmeKey(), want, "text/plain; charset=utf-8", Condition{})
+	return err
+}
+
+// stock is how a shell reads a store without eddy.
+type stock struct {
+	tools string // beside bash, coreutils, zstd and tar
+	get   string // the body of a function that writes the object $1 to stdout
+	other string // a paragraph on another way; "" where there is none
+	list  string // a command that lists all ids
+	flags string // what eddy's own command needs beside --store and --cluster
+}
+
+// stocked is a store that can be read by stock tools.
+type stocked interface{ stock(cluster string) stock }
+
+func (s *fileStore) stock(cluster string) stock {
+	return stock{
+		tools: "nothing else",
+		get:   "cat " + quote(s.dir) + `/"$1"`,
+		list:  "ls " + quote(s.dir+"/"+cluster+"/data"),
+	}
+}
+
+func (s *s3Store) stock(cluster string) stock {
+	var aws, eddy string
+	host := fmt.Sprintf("https://%s.s3.%s.amazonaws.com", s.bucket, region(s.c.Region))
+	if u, err := url.Parse(s.c.Endpoint); s.c.Endpoint != "" && err == nil {
+		u.User = nil // this file is for everybody who reads the bucket
+		aws = " --endpoint-url " + quote(u.String())
+		eddy = " --endpoint " + quote(u.String())
+		host = strings.TrimSuffix(u.String(), "/") + "/" + s.bucket
+	}
+	if s.c.Region != "" {
+		aws += " --region " + quote(s.c.Region)
+		eddy += " --region " + quote(s.c.Region)
+	}
+	if s.prefix != "" {
+		host += "/" + s.prefix
+	}
+	return stock{
+		tools: "the aws command line (or curl) and credentials that may read the bucket",
+		get:   "aws s3 cp --only-show-errors" + aws + " " + quote(s.URL()) + `/"$1" -`,
+		list:  "aws s3 ls" + aws + " " + quote(s.URL()+"/"+cluster+"/data/"),
+		other: `Without the aws command line, with curl 7.75 or later, take this function in its
+place (with temporary credentials add -H "x-amz-security-token: $AWS_SESSION_TOKEN"):
+
+get() { curl -fsS --aws-sigv4 aws:amz:` + region(s.c.Region) + `:s3 -K <(printf 'user = "%s:%s"\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY") ` + quote(host) + `/"$1"; }
+
+`,
+		flags: eddy,
+	}
+}
+
+func region(r string) string {
+	if r == "" {
+		return "us-east-1"
+	}
+	return r
+}
+
+// quote makes a word of a shell out of s.
+func quote(s string) string {
+	if s != "" && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:@-") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// readme is the recovery sheet that lies beside the backups: for somebody at
+// three in the morning who has the bucket and no eddy. It depends on the store
+// and the cluster only, never on a backup, so it is seldom written.
+func (c *Catalog) readme() string {
+	s, ok := c.store.(stocked)
+	if !ok {
+		s = nameless{c.store.URL()}
+	}
+	k := s.stock(c.cluster)
+	return fmt.Sprintf(readmeText, c.cluster, quote(c.store.URL()), k.flags, k.tools, k.get, k.other, k.list)
+}
+
+// nameless is a store of which only the URL is known.
+type nameless struct{ url string }
+
+func (n nameless) stock(cluster string) stock {
+	return stock{tools: "whatever reads " + n.url, get: "cat " + quote(n.url) + `/"$1"`, list: "ls " + quote(n.url+"/"+cluster+"/data")}
+}
+
+// readmeText has, in this order: cluster, store URL, flags of eddy, tools, get,
+// another get, list. The lines between the two scissors run as they stand.
+const readmeText = `Backups of %[1]s, made by eddy.
+
+WITH EDDY, into an absent or empty directory
+
+eddy list --store %[2]s --cluster %[1]s%[3]s
+eddy restore latest --into DIR --store %[2]s --cluster %[1]s%[3]s
+
+WITHOUT EDDY: bash, coreutils, zstd, tar, and %[4]s
+
+Stop the node, and whatever would start it again. Then, as the user that runs the
+node, paste this into bash. Only its first line needs your hand. The backup is
+extracted beside the live data and compared, file by file, with its list of
+hashes; what is there now is moved aside, never deleted or written over (two
+databases must never be mixed).
+
+#--8<-- from here
+home=${home:-/PATH/OF/THE/HOME}   # the directory that holds data/
+cluster=%[1]s
+get() { %[5]s; }
+restore() (
+  set -euo pipefail
+  cd "$home"
+  home=$PWD
+  new=$PWD/.eddy-new old=$PWD/.eddy-old-$(date +%%s)
+  mkdir "$new"                     # it is there: an earlier try; look, then remove it
+  cd "$new"
+  pointer=$(get "$cluster/latest.txt")
+  sum=$(printf '%%s\n' "$pointer" | sed '$d' | sha256sum | cut -c 1-64)
+  [ "$pointer" = "${pointer%%sha256 *}sha256 $sum" ] || { echo "latest.txt is damaged" >&2; exit 1; }
+  id=$(printf '%%s\n' "$pointer" | sed -n 's/^id //p')
+  printf '%%s\n' "$pointer" | sed -n 's/^[0-9]* \(.*\/vol-.*\)$/\1/p' |
+    while read -r key; do get "$key" </dev/null; done | zstd -dc | tar -x --no-same-owner
+  get "$cluster/data/$id/SHA256SUMS.zst" | zstd -dc | sha256sum --quiet --strict -c
+  mkdir "$old"
+  find . -mindepth 1 -maxdepth 1 -printf '%%f\0' | while IFS= read -r -d '' name; do
+    if [ -e "$home/$name" ] || [ -L "$home/$name" ]; then mv -T "$home/$name" "$old/$name"; fi
+    mv -T "$name" "$home/$name"
+  done
+  rmdir "$new"
+  if [ -e "$old/data/priv_validator_state.json" ]; then
+    cp -p "$old/data/priv_validator_state.json" "$home/data/"
+  fi
+  echo "restored $id; what was there before is in $old"
+)
+restore
+#--8<-- to here
+
+%[6]sTHE SIGN STATE. Keys, config/ and data/priv_validator_state.json are in no backup.
+Keep the node's own. The commands above bring the sign state of this home back.
+If this home had none:
+ - find the one that this key used last (the machine it signed on before, its
+   keys backup) and put it into data/. Of several take the highest height.
+ - never write one by hand for a key that has ever signed, and never take an
+   older one: a validator that signs a height twice is punished, for ever.
+ - only beside a key made fresh, just now, which has never signed:
+     echo '{"height":"0","round":0,"step":0}' > data/priv_validator_state.json
+
+ANOTHER BACKUP THAN THE LATEST. This lists all of them:
+
+%[7]s
+
+One with a manifest.json is complete. Its volumes vol-0000.tar.zst, vol-0001... in
+order, joined, are one zstd stream of one tar: take them in place of the keys of
+latest.txt. Every backup is whole in itself and needs no other.
+
+What stands in .eddy-root/NAME of a restored home belongs elsewhere: manifest.json
+says where, under "roots".
+`

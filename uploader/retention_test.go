@@ -1,0 +1,182 @@
+package uploader
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// Whatever the history and the policy, retention leaves the newest READY backup,
+// what latest points to, the newest verified, pinned ones, all that had no READY
+// successor three days ago, and what it cannot judge.
+func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		now := t0
+		hours := func(name string, most int) time.Duration {
+			return time.Duration(rapid.IntRange(0, most).Draw(t, name)) * time.Hour
+		}
+		var all []Backup
+		for range rapid.IntRange(0, 12).Draw(t, "n") {
+			b := newBackup(NewID(now.Add(-hours("age", 60*24)), "auto"))
+			b.Status = rapid.SampledFrom([]Status{
+				StatusReady, StatusReady, StatusReady, StatusIncomplete, StatusError, StatusAbandoned, StatusDamaged, StatusNewer, StatusBackingUp,
+			}).Draw(t, "status")
+			b.Ready = b.Created.Add(hours("took", 48))
+			b.Touched = b.Ready
+			b.objects = rapid.IntRange(0, 2).Draw(t, "objects")
+			if b.Status == StatusReady || b.Status == StatusDamaged {
+				b.Manifest = &Manifest{ID: b.ID, Incarnation: rapid.SampledFrom([]string{"aa", "bb"}).Draw(t, "incarnation")}
+				b.Manifest.Position.Index = rapid.Uint64Range(1, 9).Draw(t, "height")
+				b.Latest = rapid.IntRange(0, 5).Draw(t, "latest") == 0
+				if rapid.IntRange(0, 4).Draw(t, "graded") == 0 {
+					b.Grades = []string{"20261120T000000Z-verified"}
+				}
+				if rapid.IntRange(0, 6).Draw(t, "pinned") == 0 {
+					b.Pins = []string{"ops"}
+				}
+			}
+			all = append(all, b)
+		}
+		all = newestFirst(all, rapid.SampledFrom([]string{"aa", "bb", ""}).Draw(t, "history"))
+		gone := map[string]bool{}
+		for _, x := range PlanExpire(all, Policy{Last: rapid.IntRange(-1, 5).Draw(t, "last")}, now) {
+			gone[x.ID] = true
+		}
+		var newer *Backup
+		verified := false
+		for i, b := range all {
+			dead := gone[b.ID]
+			switch b.Status {
+			case StatusReady:
+				if dead && (newer == nil || now.Sub(newer.Ready) < 72*time.Hour || b.Latest || len(b.Pins) > 0 || b.verified() && !verified) {
+					t.Fatalf("%+v would be deleted; its successor is %+v", b, newer)
+				}
+				newer, verified = &all[i], verified || b.verified()
+			case StatusDamaged, StatusNewer, StatusBackingUp:
+				if dead {
+					t.Fatalf("%s is %s and would be deleted", b.ID, b.Status)
+				}
+			default:
+				if dead && now.Sub(b.Touched) <= 7*24*time.Hour {
+					t.Fatalf("%s is %s, touched %v ago, and would be deleted", b.ID, b.Status, now.Sub(b.Touched))
+				}
+			}
+		}
+	})
+}
+
+func TestPlanExpire(t *testing.T) {
+	day := 24 * time.Hour
+	at := func(age time.Duration, status Status, change ...func(*Backup)) Backup {
+		b := newBackup(NewID(t0.Add(-age), "auto"))
+		b.Status, b.Ready, b.Touched, b.objects = status, b.Created, b.Created, 2
+		if status == StatusReady {
+			b.Manifest = &Manifest{ID: b.ID, Incarnation: "aa"}
+		}
+		for _, c := range change {
+			c(&b)
+		}
+		return b
+	}
+	for name, c := range map[string]struct {
+		last int
+		all  []Backup
+		want []int // places of what goes
+	}{
+		"the last three stay":     {3, []Backup{at(1*day, StatusReady), at(5*day, StatusReady), at(9*day, StatusReady), at(13*day, StatusReady), at(17*day, StatusReady)}, []int{3, 4}},
+		"last 0 means 1":          {0, []Backup{at(9*day, StatusReady), at(10*day, StatusReady)}, []int{1}},
+		"72 hours of grace":       {1, []Backup{at(71*time.Hour, StatusReady), at(30*day, StatusReady), at(31*day, StatusReady)}, []int{2}},
+		"grace from READY on":     {1, []Backup{at(4*day, StatusReady, func(b *Backup) { b.Ready = b.Created.Add(2 * day) }), at(30*day, StatusReady)}, nil},
+		"damaged counts for none": {1, []Backup{at(1*day, StatusDamaged), at(9*day, StatusReady), at(19*day, StatusReady)}, []int{2}},
+		"pinned":                  {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, func(b *Backup) { b.Pins = []string{"x"} }), at(29*day, StatusReady)}, []int{2}},
+		"newest verified":         {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow), at(29*day, StatusReady, verifiedNow)}, []int{2}},
+		"leavings after a week":   {1, []Backup{at(6*day, StatusIncomplete), at(8*day, StatusIncomplete), at(8*day, StatusAbandoned), at(8*day, StatusBackingUp)}, []int{1, 2}},
+		"a slow upload":           {1, []Backup{at(20*day, StatusIncomplete, func(b *Backup) { b.Touched = t0.Add(-time.Hour) })}, nil},
+		"errors after two":        {1, []Backup{at(6*day, StatusError), at(8*day, StatusError), at(8*day, StatusError, func(b *Backup) { b.objects = 0 }), at(15*day, StatusError)}, []int{1, 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []int
+			for _, x := range PlanExpire(c.all, Policy{Last: c.last}, t0) {
+				got = append(got, slices.IndexFunc(c.all, func(b Backup) bool { return b.ID == x.ID }))
+			}
+			if !slices.Equal(got, c.want) {
+				t.Fatalf("%v would go, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func verifiedNow(b *Backup) { b.Grades = []string{"20261120T000000Z-verified"} }
+
+// age sets the times of all that the store has of a backup.
+func age(t *testing.T, c *Catalog, id string, to time.Time) {
+	t.Helper()
+	dir := c.Store().(*fileStore).dir
+	for _, k := range listKeys(t, c) {
+		if filepath.Base(filepath.Dir(k)) == id || k == c.runKey(id) {
+			if err := os.Chtimes(filepath.Join(dir, filepath.FromSlash(k)), to, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestApplyAsksAgain(t *testing.T) {
+	c := testCatalog(t)
+	now := t0
+	var ids []string
+	for i := range 4 {
+		when := now.Add(time.Duration(i-40) * 24 * time.Hour)
+		id := mustBackup(t, c, when, "auto", uint64(i+1))
+		age(t, c, id, when)
+		ids = append(ids, id)
+	}
+	failed := NewID(now.Add(-10*24*time.Hour), "failed")
+	put(t, c, c.ObjectKey(failed, VolumeName(0)), "x")
+	if err := c.FailRun(t.Context(), failed, errors.New("no")); err != nil {
+		t.Fatal(err)
+	}
+	age(t, c, failed, now.Add(-10*24*time.Hour))
+	// The writer of the newest one died between commit and EndRun.
+	if err := c.StartRun(t.Context(), Run{ID: ids[3]}); err != nil {
+		t.Fatal(err)
+	}
+	age(t, c, ids[3], now.Add(-37*24*time.Hour))
+
+	p := Policy{Last: 1}
+	plan, err := c.PlanExpire(t.Context(), p, now)
+	if err != nil || len(plan) != 4 {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	put(t, c, c.ObjectKey(ids[1], "pins/ops.json"), "{}") // meanwhile
+	plan = append(plan, Expiry{ID: ids[3], Reason: "a forged line"})
+	var gone []string
+	if err := c.Apply(t.Context(), plan, p, now, func(x Expiry) { gone = append(gone, x.ID) }); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(gone)
+	want := []string{ids[0], ids[2], failed}
+	slices.Sort(want)
+	if !slices.Equal(gone, want) {
+		t.Fatalf("gone: %v, want %v", gone, want)
+	}
+	left := map[string]Status{}
+	all, err := c.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range all {
+		left[b.ID] = b.Status
+	}
+	if len(left) != 3 || left[ids[1]] != StatusReady || left[ids[3]] != StatusReady || left[failed] != StatusError {
+		t.Fatalf("left: %v", left)
+	}
+	if slices.Contains(listKeys(t, c), c.runKey(ids[3])) {
+		t.Fatal("the stale record of a READY backup was not swept")
+	}
+}
