@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// script is what lies between the two scissors of README.txt.
-func script(t *testing.T, readme string) string {
+// readmeScript is what lies between the two scissors of README.txt.
+func readmeScript(t *testing.T, readme string) string {
 	t.Helper()
 	_, rest, ok := strings.Cut(readme, "#--8<-- from here\n")
 	s, _, ok2 := strings.Cut(rest, "#--8<-- to here\n")
@@ -105,7 +105,7 @@ func TestReadmeRestoresWithStockTools(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "it's a store")
 	c := NewCatalog(newFileStore(dir), "test")
 	archived(t, c)
-	text := script(t, read(t, dir, "test", readmeName))
+	text := readmeScript(t, read(t, dir, "test", readmeName))
 	home := oldHome(t)
 	if out, err := bash(t, t.TempDir(), text, "home="+home); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -135,7 +135,7 @@ func TestReadmeTouchesNothingWhereAnythingIsWrong(t *testing.T) {
 			dir := t.TempDir()
 			c := NewCatalog(newFileStore(dir), "test")
 			m := archived(t, c)
-			text := script(t, read(t, dir, "test", readmeName))
+			text := readmeScript(t, read(t, dir, "test", readmeName))
 			harm(t, dir, m.ID)
 			home := oldHome(t)
 			if out, err := bash(t, t.TempDir(), text, "home="+home); err == nil {
@@ -181,7 +181,7 @@ func TestReadmeOfABucket(t *testing.T) {
 		t.Fatal(err)
 	}
 	home := oldHome(t)
-	if out, err := bash(t, t.TempDir(), script(t, readme), "home="+home, "STORE="+dir, "PATH="+bin+":"+os.Getenv("PATH")); err != nil {
+	if out, err := bash(t, t.TempDir(), readmeScript(t, readme), "home="+home, "STORE="+dir, "PATH="+bin+":"+os.Getenv("PATH")); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	wantRestored(t, home)
