@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -15,19 +16,19 @@ import (
 // MessageType implements Event.
 func (Progress) MessageType() string { return "progress" }
 
-// Line implements Event; it is empty while nothing is known.
+// Line implements Event.
 func (p Progress) Line() string {
 	if p.Total <= 0 {
 		return fmt.Sprintf("%s %s", p.What, Bytes(p.Done))
 	}
-	return fmt.Sprintf("%s %3d%% %s of %s", p.What, 100*p.Done/p.Total, Bytes(p.Done), Bytes(p.Total))
+	return fmt.Sprintf("%s %3.0f%% %s of %s", p.What, math.Floor(100*(float64(p.Done)/float64(p.Total))), Bytes(p.Done), Bytes(p.Total))
 }
 
 // Mode is a way to show events.
 type Mode int
 
 // The modes. Plain writes lines to stderr, Terminal also a progress bar; JSON
-// writes every event to stdout; Quiet shows results and errors only.
+// writes every event to stdout; Quiet shows results, warnings and errors only.
 const (
 	Plain Mode = iota
 	Terminal
@@ -41,33 +42,60 @@ func IsTerminal(s any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// How often progress is shown.
+// How often progress is shown at most. Plain lines also come at every tenth of
+// the way, so that a quick job says something too.
 const (
 	barEvery   = 100 * time.Millisecond
+	jsonEvery  = time.Second
 	plainEvery = 10 * time.Second
+	plainTenth = time.Second
+	rateOver   = 10 * time.Second // the rate is that of the last 10 to 20 seconds
 )
 
-// Renderer shows events. It may be used from many goroutines.
+// Renderer shows events. It may be used from many goroutines; it starts none.
 type Renderer struct {
 	mode     Mode
 	out, err io.Writer
 	now      func() time.Time
+	width    func() int // columns of the terminal, 0: unknown
 
 	mu     sync.Mutex
 	bar    bool // a bar stands on the terminal's last line
-	what   string
-	begun  time.Time
-	shown  time.Time
+	p      pace
 	failed error // the first write that failed
+}
+
+// pace is what the shown progress is made from.
+type pace struct {
+	what       string
+	begun      time.Time
+	shown      time.Time // zero: not yet
+	shownTenth int64
+	old, young mark // the rate is taken from old; young takes its place
+}
+
+type mark struct {
+	at   time.Time
+	done int64
 }
 
 // New makes a renderer. Results go to out, everything else to err; in JSON mode
 // all of it goes to out.
 func New(mode Mode, out, err io.Writer) *Renderer {
-	return &Renderer{mode: mode, out: out, err: err, now: time.Now}
+	r := &Renderer{mode: mode, out: out, err: err, now: time.Now, width: func() int { return 0 }}
+	if f, ok := err.(*os.File); ok && mode == Terminal {
+		r.width = func() int {
+			w, _, err := term.GetSize(int(f.Fd())) // asked each time: windows are resized
+			if err != nil {
+				return 0
+			}
+			return w
+		}
+	}
+	return r
 }
 
-// Emit implements Sink.
+// Emit implements Sink. Quiet drops phases and progress.
 func (r *Renderer) Emit(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,7 +106,7 @@ func (r *Renderer) Emit(e Event) {
 	switch {
 	case r.mode == JSON:
 		r.json(e)
-	case r.mode == Quiet && e.MessageType() != "error" && e.MessageType() != "summary" && e.MessageType() != "restored":
+	case r.mode == Quiet && e.MessageType() == "phase":
 	default:
 		r.line(r.err, e.Line())
 	}
@@ -97,7 +125,7 @@ func (r *Renderer) Result(e Event) error {
 	return r.failed
 }
 
-// Close takes the bar off the terminal.
+// Close takes the bar off the terminal. It may be called more than once.
 func (r *Renderer) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,7 +137,7 @@ func (r *Renderer) line(w io.Writer, s string) {
 		return
 	}
 	r.clear()
-	_, err := fmt.Fprintln(w, s)
+	_, err := fmt.Fprintln(w, printable(s, "\n\t"))
 	r.note(err)
 }
 
@@ -128,11 +156,14 @@ func (r *Renderer) clear() {
 
 // json writes the event as one object, with message_type and time in front.
 func (r *Renderer) json(e Event) {
+	head := fmt.Sprintf(`{"message_type":%q,"time":%q`, e.MessageType(), r.now().UTC().Format(time.RFC3339Nano))
 	body, err := json.Marshal(e)
 	if err != nil {
-		panic(err) // events are plain structs of our own
+		// A number that JSON does not have. A renderer must not be what ends a job
+		// that holds a node, so the fields are lost and said to be.
+		r.note(fmt.Errorf("event %s: %w", e.MessageType(), err))
+		body = []byte("{}")
 	}
-	head := fmt.Sprintf(`{"message_type":%q,"time":%q`, e.MessageType(), r.now().UTC().Format(time.RFC3339Nano))
 	if rest := strings.TrimPrefix(string(body), "{"); rest != "}" {
 		head += "," + rest
 	} else {
@@ -142,99 +173,84 @@ func (r *Renderer) json(e Event) {
 	r.note(err)
 }
 
+// progress shows p when it is due, and always when it is the end.
 func (r *Renderer) progress(p Progress) {
 	now := r.now()
-	if p.What != r.what {
-		r.what, r.begun, r.shown = p.What, now, time.Time{}
-	}
-	every := plainEvery
-	if r.mode == Terminal {
-		every = barEvery
-	}
-	if r.mode == Quiet || now.Sub(r.shown) < every || r.mode != Terminal && r.shown.IsZero() && now.Sub(r.begun) < every {
+	if r.mode == Quiet {
 		return
 	}
-	r.shown = now
+	if q := &r.p; p.What != q.what || p.Done < q.young.done {
+		start := mark{now, p.Done}
+		r.p = pace{what: p.What, begun: now, shownTenth: tenth(p), old: start, young: start}
+	} else if now.Sub(q.young.at) >= rateOver {
+		q.old, q.young = q.young, mark{now, p.Done}
+	}
+	if !r.due(p, now) {
+		return
+	}
+	r.p.shown, r.p.shownTenth = now, tenth(p)
 	switch r.mode {
 	case JSON:
 		r.json(p)
 	case Terminal:
 		r.bar = true
-		fmt.Fprintf(r.err, "\r\x1b[K%s %s", p.Line(), r.rate(p, now))
+		fmt.Fprint(r.err, "\r\x1b[K"+r.drawn(p, now))
 	default:
-		r.line(r.err, p.Line()+" "+r.rate(p, now))
+		r.line(r.err, strings.TrimRight(p.Line()+"  "+r.rate(p, now), " "))
 	}
 }
 
-// rate is the speed so far and the time that is left at it.
+func (r *Renderer) due(p Progress, now time.Time) bool {
+	since := now.Sub(r.p.shown)
+	switch r.mode {
+	case Terminal:
+		return since >= barEvery
+	case JSON:
+		return since >= jsonEvery || p.Total > 0 && p.Done >= p.Total && r.p.shownTenth < 10
+	}
+	if r.p.shown.IsZero() {
+		since = now.Sub(r.p.begun) // the phase has just been announced
+	}
+	return since >= plainEvery || since >= plainTenth && tenth(p) > r.p.shownTenth
+}
+
+func tenth(p Progress) int64 {
+	if p.Total <= 0 {
+		return 0
+	}
+	return int64(10 * (float64(p.Done) / float64(p.Total)))
+}
+
+// drawn is the bar's line: as much of it as the terminal has room for.
+func (r *Renderer) drawn(p Progress, now time.Time) string {
+	line := printable(strings.TrimRight(p.Line()+"  "+r.rate(p, now), " "), "")
+	width := r.width()
+	if width <= 0 {
+		return line
+	}
+	const least, most = 10, 30
+	if room := width - 1 - len([]rune(line)) - len(" []"); p.Total > 0 && room >= least {
+		room = min(room, most)
+		full := int(float64(room) * min(1, max(0, float64(p.Done)/float64(p.Total))))
+		return line + " [" + strings.Repeat("#", full) + strings.Repeat(".", room-full) + "]"
+	}
+	if runes := []rune(line); len(runes) >= width {
+		return string(runes[:width-1]) // a line that wraps cannot be taken off again
+	}
+	return line
+}
+
+// rate is the speed of late and the time that is left at it.
 func (r *Renderer) rate(p Progress, now time.Time) string {
-	t := now.Sub(r.begun).Seconds()
-	if t < 1 || p.Done == 0 {
+	t := now.Sub(r.p.old.at).Seconds()
+	moved := p.Done - r.p.old.done
+	if t < 1 || moved <= 0 {
 		return ""
 	}
-	speed := float64(p.Done) / t
+	speed := float64(moved) / t
 	s := Bytes(int64(speed)) + "/s"
-	if p.Total > p.Done {
-		s += ", " + Duration(time.Duration(float64(p.Total-p.Done)/speed*float64(time.Second))) + " left"
+	if left := float64(p.Total-p.Done) / speed; p.Total > p.Done && left < (1000*time.Hour).Seconds() {
+		s += ", " + Duration(time.Duration(left*float64(time.Second))) + " left"
 	}
 	return s
-}
-
-// Bytes writes a size for people: 1.5 GiB.
-func Bytes(n int64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, unit := float64(n)/1024, "KiB"
-	for _, next := range []string{"MiB", "GiB", "TiB", "PiB"} {
-		if v < 1024 {
-			break
-		}
-		v, unit = v/1024, next
-	}
-	return fmt.Sprintf("%.1f %s", v, unit)
-}
-
-// Duration writes a time for people, to the second above a minute.
-func Duration(d time.Duration) string {
-	if d < time.Minute {
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	}
-	return d.Round(time.Second).String()
-}
-
-// Rows is a table whose columns are as wide as they must be.
-type Rows struct {
-	rows [][]string
-}
-
-// Table begins a table with its headings.
-func Table(head ...string) *Rows { return &Rows{rows: [][]string{head}} }
-
-// Row adds a line.
-func (t *Rows) Row(cells ...string) { t.rows = append(t.rows, cells) }
-
-// Len is the number of lines below the headings.
-func (t *Rows) Len() int { return len(t.rows) - 1 }
-
-// String is the table, a line feed behind every line.
-func (t *Rows) String() string {
-	var width []int
-	for _, row := range t.rows {
-		for i, c := range row {
-			if i == len(width) {
-				width = append(width, 0)
-			}
-			width[i] = max(width[i], len([]rune(c)))
-		}
-	}
-	var b strings.Builder
-	for _, row := range t.rows {
-		var line strings.Builder
-		for i, c := range row {
-			fmt.Fprintf(&line, "%-*s  ", width[i], c)
-		}
-		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
-	}
-	return b.String()
 }
