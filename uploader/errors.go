@@ -70,7 +70,7 @@ var advice = map[string]string{
 	"InvalidBucketName":            "correct the bucket's name in store.url",
 	"NoSuchUpload":                 "the upload was aborted by somebody, or by a lifecycle rule that is shorter than an upload takes; begin again",
 	"InvalidAccessKeyId":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint",
-	"XAdminUserNotFound":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint",
+	"XAdminUserNotFound":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint", // versitygw
 	"SignatureDoesNotMatch":        "the secret key is wrong: look at AWS_SECRET_ACCESS_KEY or the profile",
 	"AccessDenied":                 adviceRights,
 	"AllAccessDisabled":            adviceRights,
@@ -90,8 +90,10 @@ var advice = map[string]string{
 
 // Codes that decide by themselves, whatever the status.
 var (
-	// What is not there, as opposed to a 404 for a user or an account.
-	absentCodes  = []string{"NoSuchKey", "NoSuchUpload", "NotFound", "NoSuchVersion"}
+	// Not every 404 is about the object: versitygw says it of an unknown user, and
+	// a wrong key must not make a full bucket look empty. HEAD has no body: the SDK
+	// makes NotFound of that.
+	absentCodes  = []string{"", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
 	damagedCodes = []string{"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 	// A conflict of two writers at the same moment: S3 asks to try again, and the
 	// next answer says who was first.
@@ -137,15 +139,13 @@ func classify(op, key string, err error) error {
 	}
 	todo := advice[e.code]
 	switch {
-	case e.code == "NoSuchBucket":
-		e.kind = ErrRefused
 	case slices.Contains(damagedCodes, e.code):
 		e.kind, e.again = ErrDamaged, true // on the way, most likely
 	case slices.Contains(conflictCodes, e.code):
 		e.kind, e.again = ErrPrecondition, true
 	case status == http.StatusPreconditionFailed:
 		e.kind = ErrPrecondition
-	case status == http.StatusNotFound && (e.code == "" || slices.Contains(absentCodes, e.code)):
+	case status == http.StatusNotFound && slices.Contains(absentCodes, e.code):
 		e.kind = ErrNotFound
 	case status == http.StatusRequestedRangeNotSatisfiable:
 		return tooShort(op, key)

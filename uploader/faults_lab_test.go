@@ -71,7 +71,7 @@ func troubled(t *testing.T, sc script, set ...func(*Config)) (s *s3Store, count 
 			return next.RoundTrip(r)
 		})
 	}, append([]func(*Config){func(c *Config) {
-		c.Slack, c.MinRate, c.GiveUp, c.PartSize = 500*time.Millisecond, 16<<20, 2*time.Second, minPart
+		c.Slack, c.MinRate, c.GiveUp, c.PartSize = 3*time.Second, 4<<20, 30*time.Second, minPart
 	}}, set...)...)
 	return s, func(name string) int {
 		mu.Lock()
@@ -166,7 +166,7 @@ func TestPutThroughTrouble(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, _ := troubled(t, sc)
-			b := content(9, 17<<20)
+			b := content(9, 11<<20)
 			o, err := s.Put(t.Context(), request(t, "vol", b, 1<<20))
 			if err != nil {
 				t.Fatal(err)
@@ -198,7 +198,6 @@ func TestPutFails(t *testing.T) {
 		text string
 		most int // calls of the one that fails
 	}{
-		"a part stalls for ever":     {script{"part 2": repeat(100, stall)}, ErrUnreachable, "no answer in time", 8},
 		"resets for ever":            {script{"part 2": repeat(100, reset)}, ErrUnreachable, "connection reset", 12},
 		"a part is always damaged":   {script{"part 2": repeat(100, flip)}, ErrDamaged, "part 2", 3},
 		"credentials expire":         {script{"part 2": repeat(100, reply(403, "ExpiredToken"))}, ErrRefused, "ExpiredToken", 1},
@@ -211,11 +210,11 @@ func TestPutFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, count := troubled(t, c.sc)
-			r := request(t, "vol", content(9, 17<<20), 1<<20)
+			s, count := troubled(t, c.sc, func(c *Config) { c.GiveUp = time.Second })
+			r := request(t, "vol", content(9, 11<<20), 1<<20)
 			begun := time.Now()
 			_, err := s.Put(t.Context(), r)
-			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\n") {
+			if !errors.Is(err, c.want) || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(c.text)) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v, want %v with %q", err, c.want, c.text)
 			}
 			for failing := range c.sc {
@@ -239,6 +238,21 @@ func TestPutFails(t *testing.T) {
 	}
 }
 
+func TestPutToAStoreThatStallsForEver(t *testing.T) {
+	t.Parallel()
+	s, count := troubled(t, script{"part 1": repeat(100, stall)}, func(c *Config) { c.Slack, c.GiveUp = time.Second, time.Second })
+	r := request(t, "vol", content(9, 1000), 100)
+	begun := time.Now()
+	_, err := s.Put(t.Context(), r)
+	if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "no answer in time") || hint.Of(err) == "" {
+		t.Errorf("%v, want ErrUnreachable, no answer in time, with a hint", err)
+	}
+	// As often as any call, though each attempt took as long as GiveUp.
+	if n, d := count("part 1"), time.Since(begun); n != minTries || d > 15*time.Second {
+		t.Errorf("%d attempts in %s", n, d)
+	}
+}
+
 // uploads counts the unfinished uploads below the store's prefix.
 func uploads(t *testing.T, s *s3Store) (n int) {
 	t.Helper()
@@ -255,7 +269,7 @@ func TestPutThatIsCancelledWhileTheStoreStalls(t *testing.T) {
 		time.AfterFunc(100*time.Millisecond, cancel)
 		return stall(next, r)
 	}}}, func(c *Config) { c.Slack = time.Minute })
-	r := request(t, "vol", content(9, 17<<20), 1<<20)
+	r := request(t, "vol", content(9, 11<<20), 1<<20)
 	begun := time.Now()
 	_, err := s.Put(ctx, r)
 	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnreachable) {
@@ -331,7 +345,7 @@ func TestOpenGoesOnWhereItBroke(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, count := troubled(t, sc)
+			s, count := troubled(t, sc, func(c *Config) { c.Slack = time.Second })
 			o := mustPut(t, s, "vol", b)
 			got, err := readRange(t, s, "vol", o.ETag, 5, int64(len(b)-10))
 			if err != nil || !bytes.Equal(got, b[5:len(b)-5]) {
@@ -549,7 +563,7 @@ func (s sumless) HeadObject(ctx context.Context, in *s3.HeadObjectInput, o ...fu
 
 func TestPutToAStoreWithoutChecksums(t *testing.T) {
 	for _, atCreate := range []bool{true, false} {
-		for parts, checked := range map[int]string{3: "read-back", 6: "sample"} {
+		for parts, checked := range map[int]string{2: "read-back", 5: "sample"} {
 			t.Run(fmt.Sprintf("at create %v, %d parts", atCreate, parts), func(t *testing.T) {
 				s, count := troubled(t, nil)
 				s.api = sumless{s.api, atCreate, new(atomic.Int32)}
@@ -598,7 +612,7 @@ func TestRefusals(t *testing.T) {
 		set  func(*Config)
 		text string
 	}{
-		"unknown key":  {env: map[string]string{"AWS_ACCESS_KEY_ID": "AKIAUNKNOWN"}, text: "InvalidAccessKeyId"},
+		"unknown key":  {env: map[string]string{"AWS_ACCESS_KEY_ID": "AKIAUNKNOWN"}, text: "access key"},
 		"wrong secret": {env: map[string]string{"AWS_SECRET_ACCESS_KEY": "canary-secret"}, text: "SignatureDoesNotMatch"},
 		"no bucket":    {set: func(c *Config) { c.URL = "s3://no-such-bucket-here/x" }, text: "NoSuchBucket"},
 	} {
@@ -620,7 +634,7 @@ func TestRefusals(t *testing.T) {
 				break
 			}
 			for op, err := range map[string]error{"put": put, "put small": small, "get": get, "list": list, "delete": s.Delete(t.Context(), "k")} {
-				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.text) || hint.Of(err) == "" {
+				if !errors.Is(err, ErrRefused) || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(c.text)) || hint.Of(err) == "" {
 					t.Errorf("%s: %v (hint %q), want ErrRefused with %s and a hint", op, err, hint.Of(err), c.text)
 				}
 				if strings.ContainsAny(err.Error(), "\n\r") || strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "Signature=") {

@@ -41,6 +41,7 @@ func (s *s3Store) attempt(ctx context.Context, op, key string, deadline time.Dur
 			return min(s.c.GiveUp, firstContact)
 		},
 	}
+	damaged := 0
 	err := backoff.Retry(func() error {
 		actx, cancel := context.WithTimeout(ctx, deadline)
 		defer cancel()
@@ -56,7 +57,10 @@ func (s *s3Store) attempt(ctx context.Context, op, key string, deadline time.Dur
 			err = fmt.Errorf("%w after %s", context.DeadlineExceeded, deadline.Round(time.Millisecond))
 		}
 		err = classify(op, key, err)
-		if !passing(err) || errors.Is(err, ErrDamaged) && p.tries >= maxDamaged {
+		if errors.Is(err, ErrDamaged) {
+			damaged++
+		}
+		if !passing(err) || damaged >= maxDamaged {
 			return backoff.Permanent(err)
 		}
 		return err
