@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,7 +21,23 @@ var t0 = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
 func testCatalog(t testing.TB) *Catalog {
 	t.Helper()
-	return NewCatalog(newFileStore(t.TempDir()), "test")
+	return NewCatalog(newFileStore(memDir(t)), "test")
+}
+
+// memDir is a directory in memory, where there is one: the stores of these tests
+// are made by the hundred, and what fsync does to them is tested elsewhere.
+func memDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "eddy-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // manifestAt is a manifest whose one volume is stored.
