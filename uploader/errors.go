@@ -145,6 +145,9 @@ func classify(op, key string, err error) error {
 		e.kind, e.again = ErrPrecondition, true
 	case status == http.StatusPreconditionFailed:
 		e.kind = ErrPrecondition
+	case status/100 == 2: // cut off, or not of an S3 store
+		e.kind, e.again = ErrUnreachable, true
+		e.said, todo = oneLine("", "an answer that cannot be read: "+root(err).Error()), "look whether store.endpoint is an S3 store, or something in between answers"
 	case status == http.StatusNotFound && slices.Contains(absentCodes, e.code):
 		e.kind = ErrNotFound
 	case status == http.StatusRequestedRangeNotSatisfiable:

@@ -73,6 +73,7 @@ func troubled(t *testing.T, sc script, set ...func(*Config)) (s *s3Store, count 
 	}, append([]func(*Config){func(c *Config) {
 		c.Slack, c.MinRate, c.GiveUp, c.PartSize = 3*time.Second, 4<<20, 30*time.Second, minPart
 	}}, set...)...)
+	s.wait = 20 * time.Millisecond
 	return s, func(name string) int {
 		mu.Lock()
 		defer mu.Unlock()

@@ -30,7 +30,7 @@ func (s *s3Store) Open(ctx context.Context, key, etag string, off, n int64) (io.
 		}
 		n = max(0, o.Size-off)
 	}
-	r := &rangeReader{ctx: ctx, s: s, key: key, etag: etag, off: off, end: off + n, policy: newBackOff()}
+	r := &rangeReader{ctx: ctx, s: s, key: key, etag: etag, off: off, end: off + n, policy: s.newBackOff()}
 	if n == 0 {
 		return r, nil
 	}

@@ -11,6 +11,8 @@ import (
 )
 
 const (
+	// firstWait is the pause before the second attempt; later ones are longer.
+	firstWait = 200 * time.Millisecond
 	// minTries is how often a call is made at least: the deadline of one attempt
 	// with a large part may be longer than all of Config.GiveUp.
 	minTries = 4
@@ -33,7 +35,7 @@ func (s *s3Store) deadline(n int64) time.Duration {
 // would wait for ever. call gets the number of the attempt, from 1.
 func (s *s3Store) attempt(ctx context.Context, op, key string, deadline time.Duration, call func(ctx context.Context, try int) error) error {
 	p := &patience{
-		ExponentialBackOff: newBackOff(),
+		ExponentialBackOff: s.newBackOff(),
 		until: func() time.Duration {
 			if s.answered.Load() {
 				return s.c.GiveUp
@@ -79,9 +81,9 @@ func (s *s3Store) noteAnswer(err error) {
 	}
 }
 
-func newBackOff() *backoff.ExponentialBackOff {
+func (s *s3Store) newBackOff() *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(200*time.Millisecond), backoff.WithMaxInterval(10*time.Second), backoff.WithMaxElapsedTime(0))
+		backoff.WithInitialInterval(s.wait), backoff.WithMaxInterval(10*time.Second), backoff.WithMaxElapsedTime(0))
 }
 
 // patience stops a back-off when enough time has passed and enough was tried.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -36,7 +37,8 @@ type s3Store struct {
 	c              Config
 	api            s3API
 	bucket, prefix string
-	answered       atomic.Bool // the store has answered a call, well or ill
+	wait           time.Duration // firstWait, and less in tests
+	answered       atomic.Bool   // the store has answered a call, well or ill
 }
 
 var _ Store = (*s3Store)(nil)
@@ -70,7 +72,7 @@ func newS3Store(ctx context.Context, c Config, bucket, prefix string, more ...fu
 		// AWS_ENDPOINT_URL may have set it as well.
 		o.UsePathStyle = c.PathStyle == "true" || c.PathStyle != "false" && o.BaseEndpoint != nil
 	}}, more...)...)
-	return &s3Store{c: c, api: client, bucket: bucket, prefix: prefix}, nil
+	return &s3Store{c: c, api: client, bucket: bucket, prefix: prefix, wait: firstWait}, nil
 }
 
 // credentials marks the errors of the AWS chain, and remembers whether it ever
@@ -236,7 +238,7 @@ func (s *s3Store) stayed(lines []types.Error) error {
 		return nil
 	}
 	if n > 1 {
-		first.said += fmt.Sprintf(" (and %d keys more)", n-1)
+		first.said += fmt.Sprintf(" (and %d more)", n-1)
 	}
 	return first
 }

@@ -85,7 +85,7 @@ func (c *chain) execControl(ts *testscript.TestScript, h node.Home) {
 	dir := ts.MkAbs("ctl")
 	scripts := map[string]string{
 		"start":  "eddy node run --home " + h.Dir + " >" + dir + "/log 2>&1 3>&- & echo $! >" + dir + "/pid",
-		"stop":   "kill -TERM $(cat " + dir + "/pid)",
+		"stop":   "kill -TERM $(cat " + dir + "/pid); sleep 0.5", // a hold long enough to be hit
 		"status": "kill -0 $(cat " + dir + "/pid) 2>/dev/null && ! grep -q '^State:.Z' /proc/$(cat " + dir + "/pid)/status || exit 3",
 	}
 	err := os.Mkdir(dir, 0o700)

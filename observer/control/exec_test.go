@@ -336,7 +336,7 @@ func TestExecProofFails(t *testing.T) {
 	t.Parallel()
 	h, c := execNode(t)
 	_, err := mustExec(t, c).Hold(ctxOf(t), Request{
-		Timeout: 300 * slower * time.Millisecond, Deadline: time.Minute,
+		Timeout: 2 * slower * time.Second, Deadline: time.Minute, // a busy machine stops slowly
 		Down: func(context.Context) error { return fmt.Errorf("%w: port 1 answers", ErrNotDown) },
 	})
 	if !errors.Is(err, ErrNotDown) {
