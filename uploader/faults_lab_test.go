@@ -428,7 +428,7 @@ func (i ignoresRange) GetObject(ctx context.Context, in *s3.GetObjectInput, o ..
 // A slow consumer is no stalled connection.
 func TestOpenWaitsForItsConsumer(t *testing.T) {
 	t.Parallel()
-	s, count := troubled(t, nil, func(c *Config) { c.Slack = 200 * time.Millisecond })
+	s, count := troubled(t, nil, func(c *Config) { c.Slack = 2 * time.Second })
 	b := content(14, 16<<20)
 	o := mustPut(t, s, "vol", b)
 	r, err := s.Open(t.Context(), "vol", o.ETag, 0, -1)
@@ -440,7 +440,7 @@ func TestOpenWaitsForItsConsumer(t *testing.T) {
 	if _, err := io.ReadFull(r, first); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(600 * time.Millisecond)
+	time.Sleep(2500 * time.Millisecond)
 	rest, err := io.ReadAll(r)
 	if err != nil || !bytes.Equal(append(first, rest...), b) {
 		t.Errorf("%d bytes, %v", len(first)+len(rest), err)

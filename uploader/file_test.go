@@ -22,7 +22,7 @@ func TestFileStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		return s
-	}, 300)
+	}, 60)
 }
 
 func TestFileStoreRefusesKeysThatLeadOut(t *testing.T) {
