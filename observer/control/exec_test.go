@@ -174,7 +174,14 @@ func TestExecFaultsInTheHold(t *testing.T) {
 					t.Fatalf("a hold over an open journal: %v", err)
 				}
 				fault = time.Now()
-				acted, err := mustExec(t, c).Recover(ctxOf(t))
+				// The lock is free when the kernel has closed the last descriptor of
+				// whoever was killed, which is a little after its death.
+				var acted bool
+				var err error
+				eventually(t, 5*time.Second, "the dead give up the lock", func() bool {
+					acted, err = mustExec(t, c).Recover(ctxOf(t))
+					return !errors.Is(err, ErrHeld)
+				})
 				if !acted || err != nil {
 					t.Fatalf("recover: %v, %v", acted, err)
 				}
