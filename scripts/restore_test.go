@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -37,24 +41,46 @@ type backup struct{ dir string }
 func (b backup) path(name string) string { return filepath.Join(b.dir, cluster, "data", id, name) }
 func (b backup) latest() string          { return filepath.Join(b.dir, cluster, "latest.txt") }
 
-// newBackup cuts the tar stream into three frames in two volumes.
-func newBackup(t *testing.T, files map[string]string) backup {
+// objects makes a backup's objects by name: the tar stream is cut into three
+// frames in two volumes.
+func objects(t *testing.T, files map[string]string) map[string]string {
 	t.Helper()
-	b := backup{dir: t.TempDir()}
 	tree := t.TempDir()
 	writeTree(t, tree, files)
-	write(t, b.path("manifest.json"), "{}")
 	tar := sh(t, tree, nil, "find . -mindepth 1 -printf '%P\\0' | sort -z | tar --null --no-recursion -T - -c --format=pax --owner=4242 --group=4242 --numeric-owner")
 	cut1, cut2 := len(tar)/3/512*512+100, len(tar)*2/3
 	frame := func(p []byte) string { return string(sh(t, tree, p, "zstd -1 -c --check")) }
-	vols := []string{frame(tar[:cut1]) + frame(tar[cut1:cut2]), frame(tar[cut2:])}
-	pointer := "id " + id + "\n"
-	for i, v := range vols {
-		name := fmt.Sprintf("vol-%04d.tar.zst", i)
-		write(t, b.path(name), v)
-		pointer += fmt.Sprintf("%d data/%s/%s\n", len(v), id, name)
+	return map[string]string{
+		"vol-0000.tar.zst": frame(tar[:cut1]) + frame(tar[cut1:cut2]),
+		"vol-0001.tar.zst": frame(tar[cut2:]),
+		"SHA256SUMS.zst":   string(sh(t, tree, nil, "find * -type f -print0 | xargs -0 sha256sum | zstd -c")),
+		"manifest.json":    "{}",
 	}
-	write(t, b.path("SHA256SUMS.zst"), string(sh(t, tree, nil, "find * -type f -print0 | xargs -0 sha256sum | zstd -c")))
+}
+
+// sourceObjects are those of source, which most tests use.
+var (
+	sourceOnce    sync.Once
+	sourceObjects map[string]string
+)
+
+func newBackup(t *testing.T, files map[string]string) backup {
+	t.Helper()
+	var made map[string]string
+	if reflect.DeepEqual(files, source) {
+		sourceOnce.Do(func() { sourceObjects = objects(t, source) })
+		made = sourceObjects
+	} else {
+		made = objects(t, files)
+	}
+	b := backup{dir: t.TempDir()}
+	pointer := "id " + id + "\n"
+	for _, name := range slices.Sorted(maps.Keys(made)) {
+		write(t, b.path(name), made[name])
+		if strings.HasPrefix(name, "vol-") {
+			pointer += fmt.Sprintf("%d %s/data/%s/%s\n", len(made[name]), cluster, id, name)
+		}
+	}
 	b.point(t, pointer)
 	return b
 }
@@ -117,7 +143,7 @@ func live(t *testing.T) string {
 func TestRestoreIntoEmptyHome(t *testing.T) {
 	b := newBackup(t, source)
 	web := httptest.NewServer(http.FileServer(http.Dir(b.dir)))
-	defer web.Close()
+	t.Cleanup(web.Close)
 	for name, args := range map[string][]string{
 		"file":          {"--store", "file://" + b.dir},
 		"file and id":   {"--store", "file://" + b.dir + "/", "--id", id},
@@ -127,6 +153,7 @@ func TestRestoreIntoEmptyHome(t *testing.T) {
 		"explicit user": {"--store", "file://" + b.dir, "--owner", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if os.Getuid() != 0 && name == "explicit user" {
 				args = args[:2] // only root may name an owner
 			}
@@ -198,6 +225,7 @@ func TestRestoreCarriesHighestSignState(t *testing.T) {
 		"with line feeds": {"data/priv_validator_state.json": "{\n  \"height\": \"5\",\n  \"round\": 0,\n  \"step\": 1\n}\n", ".eddy/before-x/data/priv_validator_state.json": higher},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			home := t.TempDir()
 			writeTree(t, home, states)
 			b := newBackup(t, map[string]string{"data/a": "a"})
