@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -97,24 +96,7 @@ func same(t testing.TB, what string, want, got []string) {
 	}
 }
 
-func content(t testing.TB, st *snapshot.Stage, name string) []byte {
-	t.Helper()
-	for e, err := range st.Entries() {
-		must(t, err)
-		if e.Name != name {
-			continue
-		}
-		f, err := st.Open(e)
-		must(t, err)
-		defer f.Close()
-		b, err := io.ReadAll(f)
-		must(t, err)
-		return b
-	}
-	t.Fatalf("the stage holds no %s", name)
-	return nil
-}
-
+// level is a goleveldb that was closed cleanly, as far as names go.
 func level(dir string) map[string]string {
 	return map[string]string{
 		dir + "/CURRENT": "MANIFEST-000001\n", dir + "/MANIFEST-000001": "m", dir + "/000001.ldb": "table", dir + "/000002.log": "log",
