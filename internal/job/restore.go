@@ -61,6 +61,9 @@ func (r *Restore) Run(ctx context.Context) (Restored, error) {
 	if m == nil {
 		return Restored{}, hint.Add(fmt.Errorf("%w: %s is %s", uploader.ErrNoSuchBackup, sel.ID, sel.Status), "only a READY backup can be restored; `eddy list` shows them")
 	}
+	if sel.Status != uploader.StatusReady {
+		return Restored{}, hint.Add(fmt.Errorf("%w: %s is %s: %s", uploader.ErrDamaged, sel.ID, sel.Status, sel.Text), "restore another backup; `eddy list` shows them")
+	}
 	if m.System != "cometbft" {
 		return Restored{}, hint.Add(fmt.Errorf("backup %s is of a %s, which this eddy cannot restore", m.ID, m.System), "use a newer eddy")
 	}

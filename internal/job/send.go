@@ -99,7 +99,10 @@ func (s *sender) run(ctx context.Context) (err error) {
 	m.Sizes = uploader.Sizes{Source: s.sum.SourceBytes, Read: s.sum.SourceBytes, Sent: s.sum.StoredBytes, Stored: s.sum.StoredBytes, Files: files}
 	m.Stored = s.sum.Stored
 	m.Times.Uploaded = b.Now().UTC()
-	if err := b.Catalog.Commit(ctx, m, b.NewIncarn); err != nil {
+	err = b.Catalog.Commit(ctx, m, b.NewIncarn)
+	if errors.Is(err, uploader.ErrReadyBut) {
+		b.warn(err.Error(), "the backup counts; the next commit brings latest up to date")
+	} else if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	s.sum.Outcome = "ready"
