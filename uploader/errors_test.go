@@ -276,6 +276,22 @@ func TestRequests(t *testing.T) {
 	check(seen[2], "Content-Type", "application/json")
 }
 
+// The way out that a hint names, for stores that refuse checksums.
+func TestChecksumsOfSmallObjects(t *testing.T) {
+	for env, want := range map[string]bool{"": true, "when_supported": true, "when_required": false} {
+		t.Setenv("AWS_REQUEST_CHECKSUM_CALCULATION", env)
+		var sent bool
+		s := stub(t, func(w http.ResponseWriter, r *http.Request) {
+			sent = r.Header.Get("X-Amz-Checksum-Crc32") != ""
+			w.Header().Set("ETag", `"abc"`)
+		})
+		o, err := s.PutSmall(t.Context(), "k", []byte("x"), "", Condition{})
+		if err != nil || o.ETag != "abc" || sent != want {
+			t.Errorf("%q: %+v, %v, with a checksum: %v", env, o, err, sent)
+		}
+	}
+}
+
 func TestPathStyle(t *testing.T) {
 	for _, c := range []struct {
 		style, endpoint, env string

@@ -37,8 +37,9 @@ type s3Store struct {
 	c              Config
 	api            s3API
 	bucket, prefix string
-	wait           time.Duration // firstWait, and less in tests
-	answered       atomic.Bool   // the store has answered a call, well or ill
+	sums           aws.RequestChecksumCalculation // of small objects, by the AWS configuration
+	wait           time.Duration                  // firstWait, and less in tests
+	answered       atomic.Bool                    // the store has answered a call, well or ill
 }
 
 var _ Store = (*s3Store)(nil)
@@ -72,7 +73,7 @@ func newS3Store(ctx context.Context, c Config, bucket, prefix string, more ...fu
 		// AWS_ENDPOINT_URL may have set it as well.
 		o.UsePathStyle = c.PathStyle == "true" || c.PathStyle != "false" && o.BaseEndpoint != nil
 	}}, more...)...)
-	return &s3Store{c: c, api: client, bucket: bucket, prefix: prefix, wait: firstWait}, nil
+	return &s3Store{c: c, api: client, bucket: bucket, prefix: prefix, sums: client.Options().RequestChecksumCalculation, wait: firstWait}, nil
 }
 
 // credentials marks the errors of the AWS chain, and remembers whether it ever

@@ -34,7 +34,7 @@ func (s *s3Store) PutSmall(ctx context.Context, key string, content []byte, cont
 		if c.IfMatch != "" {
 			in.IfMatch = etagHeader(c.IfMatch)
 		}
-		etag, err := managed(ctx, s.api, in)
+		etag, err := managed(ctx, s.api, s.sums, in)
 		if err == nil {
 			o = Object{Key: key, Size: int64(len(content)), ETag: unquote(etag)}
 			return nil
