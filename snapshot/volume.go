@@ -128,7 +128,7 @@ func (v *Volume) pipeline(ctx context.Context, g *errgroup.Group, yield func(Fra
 	})
 	for range n {
 		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(v.plan.o.Level)),
-			zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true), zstd.WithLowerEncoderMem(true))
+			zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
 		if err != nil {
 			return err
 		}
@@ -277,9 +277,7 @@ func (r *reader) fill(w *work) error {
 		w.raw = append(w.raw, make([]byte, w.plan.size)...)
 		return nil
 	}
-	if int64(cap(w.raw)) < w.plan.size {
-		w.raw = make([]byte, 0, w.plan.size)
-	}
+	w.reserve(int(w.plan.size))
 	for _, p := range w.plan.pieces {
 		w.raw = append(w.raw, p.header...)
 		sum := ""
@@ -298,6 +296,20 @@ func (r *reader) fill(w *work) error {
 }
 
 var zeros [tarBlock]byte
+
+// reserve makes room for n decoded bytes and what they are encoded to. Buffers
+// that grew from frame to frame would leave garbage several times their size, so
+// the first large frame gets what the largest needs.
+func (w *work) reserve(n int) {
+	if cap(w.raw) >= n {
+		return
+	}
+	if n > groupContent+groupEntries*4*tarBlock {
+		n = max(n, frameContent+64<<10)
+	}
+	w.raw = make([]byte, 0, n)
+	w.out = make([]byte, 0, n+n>>10+256)
+}
 
 // pending marks a piece whose sum the encoder makes.
 const pending = "pending"

@@ -2,6 +2,8 @@ package uploader
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -274,6 +277,51 @@ func TestRequests(t *testing.T) {
 	check(seen[1], "If-Match", `"abc"`)
 	check(seen[2], "If-None-Match", "*")
 	check(seen[2], "Content-Type", "application/json")
+}
+
+// A part's bytes are not in its signature, its checksum is. A store that refuses
+// the checksum gets MD5 and signed bytes.
+func TestPartsAreSignedByTheirChecksum(t *testing.T) {
+	var refuse bool
+	var parts []http.Header
+	s := stub(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Query().Has("uploads"):
+			io.WriteString(w, "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
+		case r.Method == http.MethodPut:
+			parts = append(parts, r.Header.Clone())
+			if refuse && r.Header.Get("X-Amz-Checksum-Crc64nvme") != "" {
+				http.Error(w, "<Error><Code>InvalidArgument</Code></Error>", http.StatusBadRequest)
+				return
+			}
+			w.Header().Set("ETag", `"abc"`)
+		default:
+			http.Error(w, "<Error><Code>AccessDenied</Code></Error>", http.StatusForbidden)
+		}
+	})
+	body := []byte("some bytes")
+	sum := sha256.Sum256(body)
+	for _, c := range []struct {
+		refuse bool
+		want   []string // x-amz-content-sha256 of each part sent
+	}{{false, []string{"UNSIGNED-PAYLOAD"}}, {true, []string{"UNSIGNED-PAYLOAD", hex.EncodeToString(sum[:])}}} {
+		refuse, parts = c.refuse, nil
+		_, _ = s.Put(t.Context(), request(t, "k", body, 1))
+		var got []string
+		for _, h := range parts {
+			got = append(got, h.Get("X-Amz-Content-Sha256"))
+			signed, named := h.Get("Authorization"), "content-md5"
+			if h.Get("X-Amz-Checksum-Crc64nvme") != "" {
+				named = "x-amz-checksum-crc64nvme"
+			}
+			if !strings.Contains(signed, named) {
+				t.Errorf("%s is not among the signed headers: %s", named, signed)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("refused %v: the parts were signed as %q, want %q", c.refuse, got, c.want)
+		}
+	}
 }
 
 // The way out that a hint names, for stores that refuse checksums.

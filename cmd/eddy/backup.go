@@ -22,6 +22,7 @@ func (a *app) backupCommand() *cobra.Command {
 			if err := uploader.CheckLabel(label); err != nil {
 				return hint.Add(errorsJoinUsage(err), "3 to 25 of letters, digits, _ . -, not beginning with two dots")
 			}
+			boundMemory()
 			c, err := a.load(config.NeedBackup)
 			if err != nil {
 				return err
@@ -44,6 +45,7 @@ func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "run", Short: "the daemon: back up by the schedule until told to stop", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			boundMemory()
 			c, err := a.load(config.NeedRun)
 			if err != nil {
 				return err

@@ -31,6 +31,7 @@ priv_validator_state.json stay where they are.`,
 			if into == "" {
 				return hint.Add(errorsJoinUsage(fmt.Errorf("--into is missing")), "name an empty or absent directory")
 			}
+			boundMemory()
 			c, err := a.load(config.NeedCatalog)
 			if err != nil {
 				return err

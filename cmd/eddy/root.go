@@ -141,6 +141,19 @@ again, and streams them to object storage as archives that zstd and tar restore.
 	return root
 }
 
+// memoryLimit bounds what the verbs that move backups keep in memory, in bytes:
+// their buffers take about 130 MiB at any size of backup, the rest is the
+// runtime's. It leaves room below the promised 256 MiB.
+const memoryLimit = 200 << 20
+
+// boundMemory makes the runtime collect garbage before memoryLimit is passed.
+// GOMEMLIMIT, where it is set, stands.
+func boundMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+}
+
 // usageErrors makes a wrong argument a usage error (exit 2) on every verb, and
 // an unknown verb as well.
 func usageErrors(cmd *cobra.Command) {
