@@ -9,11 +9,13 @@ import (
 	"hash/fnv"
 	"io"
 	"iter"
+	"math"
 	"os"
 	"path"
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 )
 
 // The cuts of format 1. They decide which bytes share a frame, and so what an
@@ -234,6 +236,7 @@ func cut(entries iter.Seq2[Entry, error]) iter.Seq2[framePlan, error] {
 				yield(framePlan{}, err)
 				return
 			}
+			e.MTime = representable(e.MTime)
 			h, err := header(e)
 			if err != nil {
 				yield(framePlan{}, err)
@@ -290,6 +293,20 @@ func startsGroup(name string) bool {
 	h := fnv.New32a()
 	io.WriteString(h, name)
 	return h.Sum32()%groupBorder == 0
+}
+
+// representable brings a time into the years 1678 to 2262, which nanoseconds in 64
+// bits can tell. Filesystems hold others; the header must agree with the index.
+func representable(t time.Time) time.Time {
+	first, last := time.Unix(0, math.MinInt64), time.Unix(0, math.MaxInt64)
+	switch {
+	case t.Before(first):
+		return first
+	case t.After(last):
+		return last
+	default:
+		return t
+	}
 }
 
 // checkEntry refuses names that no extraction could accept.
