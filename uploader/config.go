@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -38,6 +40,9 @@ type Config struct {
 	// GiveUp is how long a call is tried again before the store counts as
 	// unreachable (0: 2 minutes; 15 s while the store has not answered once).
 	GiveUp time.Duration
+	// Log hears of calls that are tried again, and at the debug level of every
+	// part. The zero value is silent.
+	Log zerolog.Logger
 }
 
 // SSE is server-side encryption: Mode "", "AES256" or "aws:kms".

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/rs/zerolog"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 )
@@ -321,6 +322,25 @@ func TestPartsAreSignedByTheirChecksum(t *testing.T) {
 		if !slices.Equal(got, c.want) {
 			t.Errorf("refused %v: the parts were signed as %q, want %q", c.refuse, got, c.want)
 		}
+	}
+}
+
+// Whoever waits for a store that stumbles is told why.
+func TestRetriesAreLogged(t *testing.T) {
+	var log strings.Builder
+	calls := 0
+	s := stub(t, func(w http.ResponseWriter, r *http.Request) {
+		if calls++; calls < 3 {
+			http.Error(w, "<Error><Code>SlowDown</Code></Error>", http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("ETag", `"abc"`)
+	}, func(c *Config) { c.GiveUp, c.Log = time.Minute, zerolog.New(&log) })
+	if _, err := s.PutSmall(t.Context(), "k", []byte("x"), "", Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(log.String(), "SlowDown"); got != 2 || strings.Contains(log.String(), "canary-secret") {
+		t.Errorf("%d lines of two retries:\n%s", got, log.String())
 	}
 }
 

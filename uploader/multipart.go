@@ -152,6 +152,7 @@ func (u *upload) trySend(ctx context.Context, p part, plain bool) error {
 	s := u.s
 	what := fmt.Sprintf("upload part %d of", p.number)
 	return s.attempt(ctx, what, u.r.Key, s.deadline(int64(len(p.buf))), func(ctx context.Context, _ int) error {
+		begun := time.Now()
 		content := newBody(p.buf)
 		defer content.detach()
 		in := &s3.UploadPartInput{
@@ -174,6 +175,7 @@ func (u *upload) trySend(ctx context.Context, p part, plain bool) error {
 		if aws.ToString(out.ETag) == "" {
 			return &storeError{kind: ErrUnreachable, again: true, said: "no ETag in the answer"}
 		}
+		s.c.Log.Debug().Str("key", u.r.Key).Int32("part", p.number).Int("bytes", len(p.buf)).Dur("took_ms", time.Since(begun)).Msg("part stored")
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		u.parts[p.number-1].etag = *out.ETag

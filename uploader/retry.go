@@ -44,7 +44,10 @@ func (s *s3Store) attempt(ctx context.Context, op, key string, deadline time.Dur
 		},
 	}
 	damaged := 0
-	err := backoff.Retry(func() error {
+	again := func(err error, wait time.Duration) {
+		s.c.Log.Warn().Err(err).Int("tries", p.tries).Dur("wait_ms", wait).Msg("the store call is tried again")
+	}
+	err := backoff.RetryNotify(func() error {
 		actx, cancel := context.WithTimeout(ctx, deadline)
 		defer cancel()
 		p.tries++
@@ -66,7 +69,7 @@ func (s *s3Store) attempt(ctx context.Context, op, key string, deadline time.Dur
 			return backoff.Permanent(err)
 		}
 		return err
-	}, backoff.WithContext(p, ctx))
+	}, backoff.WithContext(p, ctx), again)
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%s %s: %w", op, key, context.Cause(ctx))
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/netresearch/go-cron"
 	"github.com/spf13/cobra"
@@ -32,13 +33,24 @@ func (a *app) backupCommand() *cobra.Command {
 				return err
 			}
 			b.NewIncarn = newIncarnation
-			_, err = b.Run(cmd.Context())
-			return err
+			return a.makeBackup(cmd.Context(), b)
 		},
 	}
 	c.Flags().StringVar(&label, "label", "auto", "a word of your own for this backup")
 	c.Flags().BoolVar(&newIncarnation, "new-incarnation", false, "accept that this cluster's history began anew (another genesis)")
 	return c
+}
+
+// makeBackup runs a backup and prints what came of it.
+func (a *app) makeBackup(ctx context.Context, b *job.Backup) error {
+	sum, err := b.Run(ctx)
+	if sum.Outcome == "" {
+		return err
+	}
+	if perr := a.result(sum); perr != nil && (err == nil || errors.Is(err, job.ErrWarnings)) {
+		return perr
+	}
+	return err
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -66,13 +78,12 @@ func (a *app) runCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					_, err = b.Run(ctx)
-					return err
+					return a.makeBackup(ctx, b)
 				},
 			}
 			if c.Retention.By == "eddy" {
 				d.Expire = func(ctx context.Context) error {
-					return a.expire(ctx, first.Catalog, c.Retention.Last, true)
+					return a.expire(ctx, first.Catalog, uploader.Policy{Last: c.Retention.Last}, true)
 				}
 			}
 			return d.Run(cmd.Context())

@@ -212,7 +212,7 @@ func (a *app) expireCommand() *cobra.Command {
 			if last < 1 {
 				return hint.Add(errorsJoinUsage(errors.New("nothing says how many backups to keep")), "set retention.last in the configuration, or say --last N")
 			}
-			return a.expire(cmd.Context(), cat, last, apply)
+			return a.expire(cmd.Context(), cat, uploader.Policy{Last: last}, apply)
 		},
 	}
 	c.Flags().BoolVar(&apply, "apply", false, "really delete")
@@ -238,25 +238,26 @@ func (e expired) Line() string {
 	return fmt.Sprintf("%s %s (%s): %s", verb, e.ID, ui.Bytes(e.Size), e.Reason)
 }
 
-func (a *app) expire(ctx context.Context, cat *uploader.Catalog, last int, apply bool) error {
-	plan, err := cat.PlanExpire(ctx, uploader.Policy{Last: last}, time.Now())
+func (a *app) expire(ctx context.Context, cat *uploader.Catalog, p uploader.Policy, apply bool) error {
+	now := time.Now()
+	plan, err := cat.PlanExpire(ctx, p, now)
 	if err != nil {
 		return err
 	}
 	if len(plan) == 0 {
 		return a.result(plain{Type: "expire", Text: "nothing to expire"})
 	}
-	for _, x := range plan {
-		if apply {
-			if err := cat.Delete(ctx, x.ID); err != nil {
-				return err
-			}
-		}
-		if err := a.result(expired{ID: x.ID, Reason: x.Reason, Size: x.Size, Done: apply}); err != nil {
-			return err
-		}
+	var printed error
+	show := func(x uploader.Expiry) {
+		printed = errors.Join(printed, a.result(expired{ID: x.ID, Reason: x.Reason, Size: x.Size, Done: apply}))
 	}
-	return nil
+	if apply {
+		return errors.Join(cat.Apply(ctx, plan, p, now, show), printed)
+	}
+	for _, x := range plan {
+		show(x)
+	}
+	return printed
 }
 
 // status is what `eddy status` prints.

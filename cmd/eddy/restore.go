@@ -46,8 +46,11 @@ priv_validator_state.json stay where they are.`,
 					return errorsJoinUsage(err)
 				}
 			}
-			_, err = r.Run(cmd.Context())
-			return err
+			done, err := r.Run(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.result(done)
 		},
 	}
 	c.Flags().StringVar(&into, "into", "", "the directory to fill, empty or absent")

@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"path/filepath"
 	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/eddy-backup/eddy/internal/hint"
@@ -45,7 +43,7 @@ runs or is held: the liveness probe of a container.`,
 				return control.Health(ctx, o.Socket)
 			}
 			o.Argv = args
-			o.Log = superviseLog(cmd.ErrOrStderr(), flagValue(cmd, "log-format"))
+			o.Log = newLog(cmd.ErrOrStderr(), flagValue(cmd, "log-format"), "supervise")
 			if home := flagValue(cmd, "home"); home != "" {
 				o.SwapFile = filepath.Join(home, ".eddy", "swap.json")
 			}
@@ -82,11 +80,4 @@ func flagValue(cmd *cobra.Command, name string) string {
 		return f.Value.String()
 	}
 	return ""
-}
-
-func superviseLog(w io.Writer, format string) zerolog.Logger {
-	if format != "json" {
-		w = zerolog.ConsoleWriter{Out: w, NoColor: true, TimeFormat: time.DateTime}
-	}
-	return zerolog.New(w).With().Timestamp().Str("component", "supervise").Logger()
 }

@@ -31,6 +31,7 @@ func (a *app) openCatalog(ctx context.Context, c *config.Config) (uploader.Store
 		URL: c.Store.URL, Region: c.Store.Region, Endpoint: c.Store.Endpoint, PathStyle: c.Store.PathStyle,
 		Profile: c.Store.Profile, StorageClass: c.Store.StorageClass,
 		SSE: uploader.SSE{Mode: c.Store.SSE.Mode, KMSKeyID: c.Store.SSE.KMSKeyID},
+		Log: a.log(c.LogFormat, "store"),
 	})
 	if err != nil {
 		return nil, nil, err

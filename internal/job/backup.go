@@ -81,7 +81,8 @@ func (b *Backup) phase(id, phase, format string, args ...any) {
 // Run makes the backup and returns when it is READY and the replica has been
 // seen to follow the chain again. Whatever it returns, the replica runs or its
 // hold journal says that it must be started. ErrWarnings means that the backup
-// is READY but something needs attention.
+// is READY but something needs attention. The summary has an Outcome when there
+// is one, and is for the caller to show.
 func (b *Backup) Run(ctx context.Context) (Summary, error) {
 	lock, err := b.Workdir.Lock()
 	if err != nil {
@@ -114,7 +115,6 @@ func (b *Backup) Run(ctx context.Context) (Summary, error) {
 	if err != nil {
 		return sum, errors.Join(err, rerr)
 	}
-	b.Events.Emit(sum)
 	if rerr != nil {
 		return sum, rerr
 	}

@@ -58,6 +58,9 @@ func (r *Restore) Run(ctx context.Context) (Restored, error) {
 		r.Events.Emit(Warning{Text: sel.Warning})
 	}
 	m := sel.Manifest
+	if sel.Status == uploader.StatusNewer {
+		return Restored{}, hint.Add(fmt.Errorf("%s: %w", sel.ID, uploader.ErrNewer), "use a newer eddy, or stock tools: README.txt in the store has the commands")
+	}
 	if m == nil {
 		return Restored{}, hint.Add(fmt.Errorf("%w: %s is %s", uploader.ErrNoSuchBackup, sel.ID, sel.Status), "only a READY backup can be restored; `eddy list` shows them")
 	}
@@ -114,7 +117,6 @@ func (r *Restore) Run(ctx context.Context) (Restored, error) {
 			out.Next = append(out.Next, fmt.Sprintf("move %s to where %s was: %s", filepath.Join(into, root.Prefix), root.Name, root.Path))
 		}
 	}
-	r.Events.Emit(out)
 	return out, nil
 }
 

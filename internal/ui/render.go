@@ -125,6 +125,19 @@ func (r *Renderer) Result(e Event) error {
 	return r.failed
 }
 
+// Writer is the way to stderr for what is not an event: log lines, each written
+// whole. They do not run into the bar.
+func (r *Renderer) Writer() io.Writer { return logWriter{r} }
+
+type logWriter struct{ r *Renderer }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	w.r.clear()
+	return w.r.err.Write(b)
+}
+
 // Close takes the bar off the terminal. It may be called more than once.
 func (r *Renderer) Close() {
 	r.mu.Lock()
