@@ -42,9 +42,9 @@ func stageOf(t testing.TB, home, id string) *Stage {
 		case fi.Mode()&os.ModeSymlink != 0:
 			return st.Symlink("", rel)
 		case strings.HasSuffix(rel, ".ldb"):
-			return st.Link("", rel)
+			return st.Link(t.Context(), "", rel)
 		default:
-			return st.Copy("", rel)
+			return st.Copy(t.Context(), "", rel)
 		}
 	})
 	if err == nil {

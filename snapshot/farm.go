@@ -45,7 +45,7 @@ func (s *Stage) Farm(ctx context.Context, name string) (dir string, remove func(
 		}
 		rel, inside := strings.CutPrefix(e.Name, name+"/")
 		if err == nil && inside {
-			err = s.farm(e, filepath.Join(dir, rel))
+			err = s.farm(ctx, e, filepath.Join(dir, rel))
 		}
 		if err != nil {
 			return "", nil, errors.Join(err, remove())
@@ -54,7 +54,7 @@ func (s *Stage) Farm(ctx context.Context, name string) (dir string, remove func(
 	return dir, remove, nil
 }
 
-func (s *Stage) farm(e Entry, dst string) error {
+func (s *Stage) farm(ctx context.Context, e Entry, dst string) error {
 	src, err := s.Path(e)
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func (s *Stage) farm(e Entry, dst string) error {
 		if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
 			return err
 		}
-		_, _, err = fsx.CloneOrCopy(src, dst, 0o600)
+		_, _, err = fsx.CloneOrCopy(ctx, src, dst, 0o600)
 		return err
 	}
 }

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -111,9 +112,9 @@ func linkInto(src, dst string) error {
 
 // Link takes an immutable file of the held replica: the link made before the
 // hold where it is still the same file, a new one otherwise.
-func (s *Stage) Link(root, rel string) error {
+func (s *Stage) Link(ctx context.Context, root, rel string) error {
 	if s.copyAll {
-		return s.Copy(root, rel)
+		return s.Copy(ctx, root, rel)
 	}
 	r, src, dst, err := s.paths(root, rel)
 	if err != nil {
@@ -172,7 +173,7 @@ func (s *Stage) keep(dst string, ino uint64) bool {
 
 // Copy takes a file that is written in place or that nobody knows: a clone where
 // the filesystem shares extents, a copy with its holes otherwise.
-func (s *Stage) Copy(root, rel string) (err error) {
+func (s *Stage) Copy(ctx context.Context, root, rel string) (err error) {
 	r, src, dst, err := s.paths(root, rel)
 	if err != nil {
 		return err
@@ -196,15 +197,15 @@ func (s *Stage) Copy(root, rel string) (err error) {
 	if err != nil {
 		return err
 	}
-	cloned, n, err := fsx.CloneOrCopyFrom(in, dst, 0o600)
+	cloned, n, err := fsx.CloneOrCopyFrom(ctx, in, dst, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = os.MkdirAll(filepath.Dir(dst), 0o700); err == nil {
-			cloned, n, err = fsx.CloneOrCopyFrom(in, dst, 0o600)
+			cloned, n, err = fsx.CloneOrCopyFrom(ctx, in, dst, 0o600)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) { // linked before the hold
 		if err = os.Remove(dst); err == nil {
-			cloned, n, err = fsx.CloneOrCopyFrom(in, dst, 0o600)
+			cloned, n, err = fsx.CloneOrCopyFrom(ctx, in, dst, 0o600)
 		}
 	}
 	after, serr := in.Stat()

@@ -105,7 +105,7 @@ func TestPrelinkIsKeptReplacedOrDropped(t *testing.T) {
 
 	must(t, st.Dir("", "db"))
 	for i := 2; i <= 6; i++ {
-		must(t, st.Link("", fmt.Sprintf("db/%06d.ldb", i)))
+		must(t, st.Link(t.Context(), "", fmt.Sprintf("db/%06d.ldb", i)))
 	}
 	must(t, st.Seal(t.Context()))
 	if s := st.Stats(); s.Linked != 5 || s.PrelinkedKept != 3 || s.LinkedLate != 2 || s.Copied != 0 {
@@ -132,7 +132,7 @@ func TestCopyReplacesALinkMadeBeforeTheHold(t *testing.T) {
 	home := t.TempDir()
 	write(t, filepath.Join(home, "f"), []byte("before"))
 	st := newStage(t, Root{Path: home})
-	must(t, st.Prelink("", "f"), st.Copy("", "f"), st.Seal(t.Context()))
+	must(t, st.Prelink("", "f"), st.Copy(t.Context(), "", "f"), st.Seal(t.Context()))
 	must(t, os.WriteFile(filepath.Join(home, "f"), []byte("written in place"), 0o600))
 	e := entriesOf(t, st)[0]
 	if got := readStaged(t, st, e); string(got) != "before" || e.Treatment == Linked {
@@ -162,7 +162,7 @@ func TestSealedStageOpensAgainAfterAReboot(t *testing.T) {
 			}
 		}
 	}
-	if err := again.Copy("", "note"); err == nil {
+	if err := again.Copy(t.Context(), "", "note"); err == nil {
 		t.Error("a sealed stage took another file")
 	}
 	must(t, again.Remove(), again.Remove())
@@ -176,7 +176,7 @@ func TestUnsealedAndDamagedStagesDoNotOpen(t *testing.T) {
 	write(t, filepath.Join(home, "a"), []byte("a"))
 	roots := []Root{{Path: home}}
 	st := newStage(t, roots...)
-	must(t, st.Copy("", "a"))
+	must(t, st.Copy(t.Context(), "", "a"))
 	if _, err := OpenStage(testID, roots); !errors.Is(err, ErrNotSealed) {
 		t.Errorf("open before the seal: %v, want ErrNotSealed", err)
 	}
@@ -212,7 +212,7 @@ func TestOpenRefusesWhatChangedInTheStage(t *testing.T) {
 	write(t, filepath.Join(home, "2.ldb"), []byte("table"))
 	write(t, filepath.Join(home, "log"), []byte("log"))
 	st := newStage(t, Root{Path: home})
-	must(t, st.Link("", "1.ldb"), st.Link("", "2.ldb"), st.Copy("", "log"), st.Seal(t.Context()))
+	must(t, st.Link(t.Context(), "", "1.ldb"), st.Link(t.Context(), "", "2.ldb"), st.Copy(t.Context(), "", "log"), st.Seal(t.Context()))
 	e := entriesOf(t, st)
 	must(t, os.WriteFile(filepath.Join(home, "1.ldb"), []byte("TABLE"), 0o600)) // through the other name
 	must(t, os.Chtimes(filepath.Join(home, "1.ldb"), fixedTime, fixedTime))
@@ -240,16 +240,16 @@ func TestHostileNamesAndHolesSurvive(t *testing.T) {
 	st := newStage(t, Root{Path: home})
 	for _, n := range names {
 		write(t, filepath.Join(home, "d", n), []byte(n))
-		must(t, st.Copy("", filepath.Join("d", n)))
+		must(t, st.Copy(t.Context(), "", filepath.Join("d", n)))
 	}
 	must(t, os.Symlink("\xffnowhere", filepath.Join(home, "d/link")), st.Symlink("", "d/link"))
 	must(t, st.LeaveOut("", "d/\xfe", "because"))
 	f, err := os.Create(filepath.Join(home, "d/sparse"))
 	must(t, err)
-	must(t, f.Truncate(1<<30), f.Close(), st.Copy("", "d/sparse"))
+	must(t, f.Truncate(1<<30), f.Close(), st.Copy(t.Context(), "", "d/sparse"))
 	deep := strings.Repeat("deep/", 600) + "file"
 	write(t, filepath.Join(home, deep), nil)
-	must(t, st.Link("", deep))
+	must(t, st.Link(t.Context(), "", deep))
 	must(t, st.Seal(t.Context()))
 
 	again, err := OpenStage(testID, []Root{{Path: home}})
@@ -282,16 +282,16 @@ func TestStageRefusesWhatItMustNotHold(t *testing.T) {
 	must(t, os.Symlink("/etc/passwd", filepath.Join(home, "link")))
 	st := newStage(t, Root{Path: home})
 	for name, err := range map[string]error{
-		"pipe copied":     st.Copy("", "pipe"),
-		"pipe linked":     st.Link("", "pipe"),
-		"symlink copied":  st.Copy("", "link"),
-		"symlink linked":  st.Link("", "link"),
+		"pipe copied":     st.Copy(t.Context(), "", "pipe"),
+		"pipe linked":     st.Link(t.Context(), "", "pipe"),
+		"symlink copied":  st.Copy(t.Context(), "", "link"),
+		"symlink linked":  st.Link(t.Context(), "", "link"),
 		"file as dir":     st.Dir("", "link"),
-		"outside":         st.Copy("", "../x"),
-		"absolute":        st.Link("", "/etc/passwd"),
-		"its own":         st.Copy("", StageDir+"/x"),
-		"missing":         st.Link("", "missing"),
-		"no such root":    st.Copy("other", "x"),
+		"outside":         st.Copy(t.Context(), "", "../x"),
+		"absolute":        st.Link(t.Context(), "", "/etc/passwd"),
+		"its own":         st.Copy(t.Context(), "", StageDir+"/x"),
+		"missing":         st.Link(t.Context(), "", "missing"),
+		"no such root":    st.Copy(t.Context(), "other", "x"),
 		"symlink of none": st.Symlink("", "dir"),
 	} {
 		if err == nil {
@@ -302,7 +302,7 @@ func TestStageRefusesWhatItMustNotHold(t *testing.T) {
 		t.Errorf("something was counted: %+v", s)
 	}
 	write(t, filepath.Join(home, "twice"), nil)
-	must(t, st.Link("", "twice"), st.Link("", "twice"))
+	must(t, st.Link(t.Context(), "", "twice"), st.Link(t.Context(), "", "twice"))
 	if err := st.Seal(t.Context()); err == nil || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("a name taken twice was sealed: %v", err)
 	}
@@ -385,8 +385,8 @@ func TestRootsOnTwoFilesystems(t *testing.T) {
 	roots := []Root{{Path: home}, {Name: "data-app.db", Path: shm, Prefix: "data/app.db", Target: shm}}
 	st := newStage(t, roots...)
 	must(t, st.ProbeLinks(), st.Prelink("data-app.db", "000002.ldb"))
-	must(t, st.Dir("", "."), st.Dir("", "data"), st.Link("", "data/000001.ldb"))
-	must(t, st.Dir("data-app.db", "."), st.Link("data-app.db", "000002.ldb"), st.Copy("data-app.db", "LOG"))
+	must(t, st.Dir("", "."), st.Dir("", "data"), st.Link(t.Context(), "", "data/000001.ldb"))
+	must(t, st.Dir("data-app.db", "."), st.Link(t.Context(), "data-app.db", "000002.ldb"), st.Copy(t.Context(), "data-app.db", "LOG"))
 	must(t, st.Seal(t.Context()))
 	want := []string{"data", "data/app.db", "data/000001.ldb", "data/app.db/000002.ldb", "data/app.db/LOG"}
 	if diff := cmp.Diff(want, namesOf(entriesOf(t, st))); diff != "" {
@@ -417,7 +417,7 @@ func TestCopyAllLinksNothing(t *testing.T) {
 	write(t, filepath.Join(home, "1.ldb"), []byte("table"))
 	st := newStage(t, Root{Path: home})
 	st.CopyAll()
-	must(t, st.Prelink("", "1.ldb"), st.Link("", "1.ldb"), st.Seal(t.Context()))
+	must(t, st.Prelink("", "1.ldb"), st.Link(t.Context(), "", "1.ldb"), st.Seal(t.Context()))
 	if s := st.Stats(); s.Linked != 0 || s.Copied+s.Cloned != 1 {
 		t.Errorf("stats %+v: want one copy", s)
 	}

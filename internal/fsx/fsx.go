@@ -9,6 +9,7 @@
 package fsx
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -129,23 +130,23 @@ func CannotClone(err error) bool {
 
 // Copy copies src to dst, which must not exist, keeping holes: only the ranges
 // that SEEK_DATA reports are read and written. It returns the number of bytes
-// that were read. Nothing is fsynced.
-func Copy(src, dst string, perm fs.FileMode) (n int64, err error) {
+// that were read. Nothing is fsynced. A copy that ctx ends leaves no dst.
+func Copy(ctx context.Context, src, dst string, perm fs.FileMode) (n int64, err error) {
 	in, err := os.Open(src)
 	if err != nil {
 		return 0, err
 	}
 	defer in.Close()
-	return copyTo(in, dst, perm)
+	return copyTo(ctx, in, dst, perm)
 }
 
-func copyTo(in *os.File, dst string, perm fs.FileMode) (n int64, err error) {
+func copyTo(ctx context.Context, in *os.File, dst string, perm fs.FileMode) (n int64, err error) {
 	st, err := in.Stat()
 	if err != nil {
 		return 0, err
 	}
 	err = into(dst, perm, func(out *os.File) error {
-		n, err = copyRanges(out, in, st.Size())
+		n, err = copyRanges(ctx, out, in, st.Size())
 		if err != nil {
 			return fmt.Errorf("copy %s: %w", in.Name(), err)
 		}
@@ -154,8 +155,14 @@ func copyTo(in *os.File, dst string, perm fs.FileMode) (n int64, err error) {
 	return n, err
 }
 
-func copyRanges(out, in *os.File, size int64) (n int64, err error) {
+// copyStep is how much is copied before the context is asked again, bytes.
+const copyStep = 64 << 20
+
+func copyRanges(ctx context.Context, out, in *os.File, size int64) (n int64, err error) {
 	for off := int64(0); off < size; {
+		if err := ctx.Err(); err != nil {
+			return n, context.Cause(ctx)
+		}
 		data, err := unix.Seek(int(in.Fd()), off, unix.SEEK_DATA)
 		switch {
 		case errors.Is(err, unix.ENXIO): // a hole to the end
@@ -175,6 +182,7 @@ func copyRanges(out, in *os.File, size int64) (n int64, err error) {
 		if _, err := out.Seek(data, io.SeekStart); err != nil {
 			return n, err
 		}
+		hole = min(hole, data+copyStep)
 		m, err := io.CopyN(out, in, hole-data)
 		n += m
 		if err != nil {
@@ -187,18 +195,18 @@ func copyRanges(out, in *os.File, size int64) (n int64, err error) {
 
 // CloneOrCopy clones where the filesystem can and copies where it cannot; cloned
 // tells which it was, n the bytes read by a copy.
-func CloneOrCopy(src, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
+func CloneOrCopy(ctx context.Context, src, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
 	in, err := os.Open(src)
 	if err != nil {
 		return false, 0, err
 	}
 	defer in.Close()
-	return CloneOrCopyFrom(in, dst, perm)
+	return CloneOrCopyFrom(ctx, in, dst, perm)
 }
 
 // CloneOrCopyFrom is CloneOrCopy from a file that the caller has opened, and so
 // can ask before and after whether it is still the same.
-func CloneOrCopyFrom(in *os.File, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
+func CloneOrCopyFrom(ctx context.Context, in *os.File, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
 	err = cloneTo(in, dst, perm)
 	if err == nil {
 		return true, 0, nil
@@ -206,7 +214,7 @@ func CloneOrCopyFrom(in *os.File, dst string, perm fs.FileMode) (cloned bool, n 
 	if !CannotClone(err) {
 		return false, 0, err
 	}
-	n, err = copyTo(in, dst, perm)
+	n, err = copyTo(ctx, in, dst, perm)
 	return false, n, err
 }
 

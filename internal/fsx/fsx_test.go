@@ -53,7 +53,7 @@ func TestCopyKeepsHolesAndBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	dst := filepath.Join(dir, "copy")
-	if _, err := Copy(src, dst, 0o600); err != nil {
+	if _, err := Copy(t.Context(), src, dst, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	want, err := os.ReadFile(src)
@@ -74,7 +74,7 @@ func TestCopyKeepsHolesAndBytes(t *testing.T) {
 	if st.Blocks*512 > size/4 {
 		t.Fatalf("the copy takes %d bytes on disk: its holes were filled", st.Blocks*512)
 	}
-	if _, err := Copy(src, dst, 0o600); !errors.Is(err, os.ErrExist) {
+	if _, err := Copy(t.Context(), src, dst, 0o600); !errors.Is(err, os.ErrExist) {
 		t.Fatalf("copy over an existing file: %v, want ErrExist", err)
 	}
 }

@@ -111,7 +111,7 @@ func (w *walker) capture(ctx context.Context, st *snapshot.Stage, d directory) e
 			return st.Symlink(d.root, rel)
 		}
 		if d.engine.linkable(name, d.head) {
-			return st.Link(d.root, rel)
+			return st.Link(ctx, d.root, rel)
 		}
 		secret, err := looksSecret(filepath.Join(dir, name))
 		if err != nil {
@@ -120,7 +120,7 @@ func (w *walker) capture(ctx context.Context, st *snapshot.Stage, d directory) e
 		if secret {
 			return st.LeaveOut(d.root, rel, whySecret)
 		}
-		return st.Copy(d.root, rel)
+		return st.Copy(ctx, d.root, rel)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/hint"
@@ -31,6 +32,7 @@ type Options struct {
 type Replica struct {
 	o      Options
 	layout Layout
+	hold   control.Hold // the newest; Capture runs inside it
 }
 
 var (
@@ -69,9 +71,39 @@ func (r *Replica) Prepare(ctx context.Context, st *snapshot.Stage) error {
 	return r.layout.Prepare(ctx, st)
 }
 
-// Capture implements observer.Replica.
+// errLost: what was captured is worthless.
+var errLost = errors.New("the hold was lost: its guard started the node before the capture was done")
+
+// Capture implements observer.Replica. It ends when the hold is lost: the locks
+// that it has on the databases would keep the node from starting.
 func (r *Replica) Capture(ctx context.Context, st *snapshot.Stage) error {
-	return r.layout.Capture(ctx, st)
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel()
+	if h := r.hold; h != nil {
+		watch.Go(func() {
+			select {
+			case <-h.Lost():
+				cancel()
+			case <-ctx.Done():
+			}
+		})
+	}
+	err := r.layout.Capture(ctx, st)
+	if r.hold != nil && isLost(r.hold) {
+		return errLost
+	}
+	return err
+}
+
+func isLost(h control.Hold) bool {
+	select {
+	case <-h.Lost():
+		return true
+	default:
+		return false
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -103,16 +135,15 @@ func (r *Replica) Hold(ctx context.Context, st *snapshot.Stage) (func(context.Co
 	if err != nil {
 		return nil, err
 	}
+	r.hold = h
 	return func(ctx context.Context) error {
 		if err := h.Release(ctx); err != nil {
 			return err
 		}
-		select {
-		case <-h.Lost():
-			return fmt.Errorf("the hold was lost: its guard started the node before the capture was done")
-		default:
-			return nil
+		if isLost(h) {
+			return errLost
 		}
+		return nil
 	}, nil
 }
 

@@ -509,7 +509,7 @@ func TestSupervisePeers(t *testing.T) {
 			}
 			// The test binary must be within nobody's reach.
 			bin := filepath.Join(dir, "t")
-			if _, err := fsx.Copy(self(), bin, 0o755); err != nil {
+			if _, err := fsx.Copy(t.Context(), self(), bin, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			tc.o.Socket = filepath.Join(dir, "s")
