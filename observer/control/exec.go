@@ -208,6 +208,10 @@ func (e *execControl) mayHold(ctx context.Context, r Request) (rec Record, err e
 
 const taintedHint = "what lies on its disk is not a clean state; look at the node's log"
 
+// dyingFor is how long Recover waits for a lock whose holder may have been killed
+// just now: the kernel gives it up a little after the process has ended.
+const dyingFor = 2 * time.Second
+
 // guardFirst is how long after the deadline a guard that seems alive is taken
 // for frozen.
 const guardFirst = time.Second
@@ -392,6 +396,9 @@ func (e *execControl) Recover(ctx context.Context) (acted bool, err error) {
 		return false, nil
 	}
 	lock, err := e.lock()
+	for until := time.Now().Add(dyingFor); errors.Is(err, ErrHeld) && time.Now().Before(until) && sleep(ctx, pollEvery) == nil; {
+		lock, err = e.lock()
+	}
 	if err != nil {
 		return false, fmt.Errorf("%s: recover: %w", e, err)
 	}
