@@ -1,4 +1,7 @@
-package main
+// Package chain runs a real chain of two nodes as processes: a validator, and an
+// observer under eddy supervise, with transactions flowing. It knows eddy by its
+// command line only.
+package chain
 
 import (
 	"context"
@@ -11,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -18,13 +22,23 @@ import (
 	"github.com/eddy-backup/eddy/lab"
 )
 
-// chain is one validator and one observer under eddy supervise, as processes,
-// with a trickle of transactions.
-type chain struct {
-	dir, socket                 string
-	home, rpc                   string // the observer's
-	validatorHome, validatorRPC string
-	procs                       []*lab.Process
+// Options of a chain.
+type Options struct {
+	Eddy   string        // the executable
+	Dir    string        // absent or empty; gets homes, socket and logs
+	Engine string        // goleveldb or pebbledb
+	Every  time.Duration // between two transactions of half a kilobyte; 0: 200 ms
+}
+
+// Chain is made by New and run by Start.
+type Chain struct {
+	Home, RPC    string // the observer's
+	Socket       string // of its supervise
+	ValidatorRPC string
+
+	o             Options
+	validatorHome string
+	procs         []*lab.Process
 
 	stopLoad context.CancelFunc
 	loadDone chan struct{}
@@ -32,36 +46,42 @@ type chain struct {
 
 const stopGrace = time.Minute
 
-// newChain writes the homes; nothing runs yet. Blocks come a second apart: an
+// New writes the homes; nothing runs yet. Blocks come a second apart: an
 // observer with one peer gains too little on a faster chain to ever be caught up.
-func newChain(ctx context.Context, eddy, dir, engine string) (*chain, error) {
-	out, err := output(ctx, nil, eddy, "node", "testnet", dir, "--validators", "1", "--observers", "1", "--timeout-commit", "1s", "--engine", engine)
-	if err != nil {
-		return nil, err
+func New(ctx context.Context, o Options) (*Chain, error) {
+	if o.Every == 0 {
+		o.Every = 200 * time.Millisecond
 	}
-	lines := strings.Split(strings.TrimSpace(out), "\n")
+	cmd := exec.CommandContext(ctx, o.Eddy, "node", "testnet", o.Dir, "--validators", "1", "--observers", "1", "--timeout-commit", "1s", "--engine", o.Engine)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("eddy node testnet: %w\n%s", err, stderr.String())
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	if len(lines) != 2 {
 		return nil, fmt.Errorf("eddy node testnet printed %q, want a line for each of two nodes", out)
 	}
-	v, o := strings.Fields(lines[0]), strings.Fields(lines[1])
-	if len(v) < 2 || len(o) < 2 {
+	v, ob := strings.Fields(lines[0]), strings.Fields(lines[1])
+	if len(v) < 2 || len(ob) < 2 {
 		return nil, fmt.Errorf("eddy node testnet printed %q, want home and URL", out)
 	}
-	return &chain{
-		dir: dir, socket: filepath.Join(dir, "node.sock"),
-		home: o[0], rpc: o[1], validatorHome: v[0], validatorRPC: v[1],
+	return &Chain{
+		o: o, Socket: filepath.Join(o.Dir, "node.sock"),
+		Home: ob[0], RPC: ob[1], validatorHome: v[0], ValidatorRPC: v[1],
 	}, nil
 }
 
-// start runs both nodes and returns when the observer follows.
-func (c *chain) start(ctx context.Context, eddy string) error {
-	if err := c.spawn("validator", eddy, "node", "run", "--home", c.validatorHome); err != nil {
+// Start runs both nodes and returns when the observer follows.
+func (c *Chain) Start(ctx context.Context) error {
+	if err := c.spawn("validator", c.o.Eddy, "node", "run", "--home", c.validatorHome); err != nil {
 		return err
 	}
-	if err := c.spawn("observer", eddy, "supervise", "--max-held-per-hour", "2h", "--socket", c.socket, "--", eddy, "node", "run", "--home", c.home); err != nil {
+	if err := c.spawn("observer", c.o.Eddy, "supervise", "--max-held-per-hour", "2h", "--socket", c.Socket, "--", c.o.Eddy, "node", "run", "--home", c.Home); err != nil {
 		return err
 	}
-	if err := c.wait(ctx, 3); err != nil {
+	if err := c.Wait(ctx, 3); err != nil {
 		return err
 	}
 	ctx, c.stopLoad = context.WithCancel(ctx)
@@ -70,8 +90,8 @@ func (c *chain) start(ctx context.Context, eddy string) error {
 	return nil
 }
 
-func (c *chain) spawn(name string, argv ...string) error {
-	p, err := lab.StartProcess(argv, os.Environ(), filepath.Join(c.dir, name+".log"))
+func (c *Chain) spawn(name string, argv ...string) error {
+	p, err := lab.StartProcess(argv, os.Environ(), filepath.Join(c.o.Dir, name+".log"))
 	if err == nil {
 		c.procs = append(c.procs, p)
 	}
@@ -80,9 +100,9 @@ func (c *chain) spawn(name string, argv ...string) error {
 
 // load sends a few small transactions a second, so that there is always
 // something new and the databases are being written.
-func (c *chain) load(ctx context.Context) {
+func (c *Chain) load(ctx context.Context) {
 	defer close(c.loadDone)
-	t := time.NewTicker(200 * time.Millisecond)
+	t := time.NewTicker(c.o.Every)
 	defer t.Stop()
 	for {
 		select {
@@ -94,12 +114,12 @@ func (c *chain) load(ctx context.Context) {
 		rand.Read(b) // never fails since Go 1.24
 		tx := hex.EncodeToString(b[:8]) + "=" + hex.EncodeToString(b[8:])
 		// A transaction that is lost is no harm: the next one comes.
-		_ = get(ctx, c.validatorRPC+"/broadcast_tx_async?"+url.Values{"tx": {`"` + tx + `"`}}.Encode(), nil)
+		_ = get(ctx, c.ValidatorRPC+"/broadcast_tx_async?"+url.Values{"tx": {`"` + tx + `"`}}.Encode(), nil)
 	}
 }
 
-// height asks the observer.
-func (c *chain) height(ctx context.Context) (int64, error) {
+// Height asks the observer.
+func (c *Chain) Height(ctx context.Context) (int64, error) {
 	var s struct {
 		Result struct {
 			SyncInfo struct {
@@ -107,17 +127,17 @@ func (c *chain) height(ctx context.Context) (int64, error) {
 			} `json:"sync_info"`
 		} `json:"result"`
 	}
-	err := get(ctx, c.rpc+"/status", &s)
+	err := get(ctx, c.RPC+"/status", &s)
 	return s.Result.SyncInfo.Height, err
 }
 
-// wait returns when the observer has grown by n blocks.
-func (c *chain) wait(ctx context.Context, n int64) error {
+// Wait returns when the observer has grown by n blocks.
+func (c *Chain) Wait(ctx context.Context, n int64) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	first := int64(-1)
 	for {
-		h, err := c.height(ctx)
+		h, err := c.Height(ctx)
 		if err == nil && first < 0 {
 			first = h
 		}
@@ -132,8 +152,8 @@ func (c *chain) wait(ctx context.Context, n int64) error {
 	}
 }
 
-// stop ends all that start began; it may be called again.
-func (c *chain) stop() error {
+// Stop ends all that Start began; it may be called again.
+func (c *Chain) Stop() error {
 	if c.stopLoad != nil {
 		c.stopLoad()
 		<-c.loadDone

@@ -4,7 +4,7 @@
 //
 // It is for timing only. A check of such a database must fail, and the names are
 // prefixed so that they can lie beside a living chain's own. Its invariant: it
-// only creates databases, and refuses a name that exists.
+// refuses a name that exists, unless it is told to write on there.
 package grow
 
 import (
@@ -21,13 +21,16 @@ import (
 	dbm "github.com/cometbft/cometbft-db"
 )
 
-// Options say what to grow. All fields are needed but Progress.
+// Options say what to grow. All fields are needed but More and Progress.
 type Options struct {
 	Dir    string // where the databases go: a node's data directory
 	Engine string // "goleveldb" or "pebbledb"
 	Prefix string // before each database's name: "grown-" makes grown-blockstore.db
 	Size   int64  // bytes on disk at which to stop
 	Seed   uint64 // same seed, same keys and values
+	// More writes to databases that are there already, over keys that they hold, as
+	// a node that has been started again does: tables are compacted away.
+	More bool
 	// Progress, where set, is called now and then with the bytes on disk.
 	Progress func(onDisk int64)
 }
@@ -75,15 +78,19 @@ func stores() []*store {
 const batchBytes = 1 << 20
 
 // Run grows the databases until they hold o.Size bytes on disk, and closes them
-// cleanly. On an error, ctx's included, what was made is removed.
+// cleanly. On an error, ctx's included, what was made is removed; what was there
+// before stays.
 func Run(ctx context.Context, o Options) (res Result, err error) {
 	if o.Engine != string(dbm.GoLevelDBBackend) && o.Engine != string(dbm.PebbleDBBackend) {
 		return res, fmt.Errorf("engine %q: want goleveldb or pebbledb", o.Engine)
 	}
 	all := stores()
 	for _, s := range all {
-		if _, err := os.Lstat(s.path(o)); err == nil {
+		switch _, err := os.Lstat(s.path(o)); {
+		case err == nil && !o.More:
 			return res, fmt.Errorf("grow %s: %w", s.path(o), fs.ErrExist)
+		case err != nil && o.More:
+			return res, fmt.Errorf("grow more: %w", err)
 		}
 	}
 	defer func() {
@@ -92,10 +99,12 @@ func Run(ctx context.Context, o Options) (res Result, err error) {
 				err = errors.Join(err, s.db.Close())
 			}
 		}
-		if err != nil {
+		if err != nil && !o.More {
 			for _, s := range all {
 				err = errors.Join(err, os.RemoveAll(s.path(o)))
 			}
+		}
+		if err != nil {
 			return
 		}
 		res, err = measure(o, all)

@@ -47,6 +47,31 @@ func TestRun(t *testing.T) {
 	}
 }
 
+func TestRunMore(t *testing.T) {
+	o := grow.Options{Dir: t.TempDir(), Engine: "pebbledb", Size: 8 << 20, Seed: 1, More: true}
+	if _, err := grow.Run(t.Context(), o); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("more of nothing: %v", err)
+	}
+	o.More = false
+	before, err := grow.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.More, o.Size = true, 2*before.OnDisk
+	after, err := grow.Run(t.Context(), o)
+	if err != nil || after.OnDisk < o.Size {
+		t.Fatalf("%d bytes became %d, %v", before.OnDisk, after.OnDisk, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := grow.Run(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(o.Dir, "*.db")); err != nil || len(left) != 4 {
+		t.Fatalf("%v are left of four databases, %v", left, err)
+	}
+}
+
 func TestRunCancelled(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())

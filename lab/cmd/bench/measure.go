@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eddy-backup/eddy/lab"
+	"github.com/eddy-backup/eddy/lab/chain"
 	"github.com/eddy-backup/eddy/lab/grow"
 )
 
@@ -59,14 +60,14 @@ func measure(ctx context.Context, o options, engine string, store *lab.S3, progr
 	r.engine = engine
 	dir := filepath.Join(o.dir, engine)
 	say := func(format string, args ...any) { fmt.Fprintf(progress, "bench: "+engine+": "+format+"\n", args...) }
-	c, err := newChain(ctx, o.eddy, dir, engine)
+	c, err := chain.New(ctx, chain.Options{Eddy: o.eddy, Dir: dir, Engine: engine})
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, c.stop(), os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, c.Stop(), os.RemoveAll(dir)) }()
 
 	say("growing %d MB of databases", o.size/1e6)
-	data := filepath.Join(c.home, "data")
+	data := filepath.Join(c.Home, "data")
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return r, err
 	}
@@ -83,7 +84,7 @@ func measure(ctx context.Context, o options, engine string, store *lab.S3, progr
 	if r.bytes, r.files, err = sizeOf(still); err != nil {
 		return r, err
 	}
-	if err := c.start(ctx, o.eddy); err != nil {
+	if err := c.Start(ctx); err != nil {
 		return r, err
 	}
 	for i := range o.runs {
@@ -91,7 +92,7 @@ func measure(ctx context.Context, o options, engine string, store *lab.S3, progr
 		if err := r.cpA(ctx, o, still); err != nil {
 			return r, err
 		}
-		ours := func() error { return r.backup(ctx, o, c, store, i) }
+		ours := func() error { return r.backup(ctx, o, c, dir, store, i) }
 		theirs := func() error { return r.pipeline(ctx, o, store, still) }
 		if i%2 == 1 { // who goes first changes, too
 			ours, theirs = theirs, ours
@@ -121,15 +122,15 @@ func (r *result) cpA(ctx context.Context, o options, src string) error {
 
 // backup runs eddy with a configuration and a place in the bucket of its own, so
 // that each run is a first one: nothing is known, nothing can be left out.
-func (r *result) backup(ctx context.Context, o options, c *chain, store *lab.S3, i int) error {
-	if err := c.wait(ctx, 2); err != nil {
+func (r *result) backup(ctx context.Context, o options, c *chain.Chain, dir string, store *lab.S3, i int) error {
+	if err := c.Wait(ctx, 2); err != nil {
 		return err
 	}
 	if err := settle(o.dir); err != nil {
 		return err
 	}
 	prefix := fmt.Sprintf("eddy-%s-%d", r.engine, i)
-	work := filepath.Join(c.dir, fmt.Sprintf("work-%d", i))
+	work := filepath.Join(dir, fmt.Sprintf("work-%d", i))
 	config := work + ".yaml"
 	text := fmt.Sprintf(`cluster: bench
 replica:
@@ -141,7 +142,7 @@ replica:
 store: {url: %q, endpoint: %q, region: %q}
 workdir: %q
 schedule: "@daily"
-`, c.home, c.rpc, c.validatorRPC, c.socket, "s3://"+store.Bucket+"/"+prefix, store.Endpoint, store.Region, work)
+`, c.Home, c.RPC, c.ValidatorRPC, c.Socket, "s3://"+store.Bucket+"/"+prefix, store.Endpoint, store.Region, work)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return err
 	}
