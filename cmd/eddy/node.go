@@ -12,7 +12,7 @@ import (
 
 func newNodeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "a CometBFT node with the built-in key-value app, for tests and trials"}
-	c.AddCommand(nodeInit(), nodeTestnet(), nodeRun())
+	c.AddCommand(nodeInit(), nodeTestnet(), nodeRun(), nodeApp())
 	return c
 }
 
@@ -79,17 +79,42 @@ func nodeTestnet() *cobra.Command {
 }
 
 func nodeRun() *cobra.Command {
-	var level string
+	var o node.RunOptions
 	c := &cobra.Command{
-		Use: "run --home DIR", Short: "run the node until SIGTERM", Args: cobra.NoArgs,
+		Use: "run --home DIR [--proxy-app ADDRESS]", Short: "run the node until SIGTERM", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			home, _ := cmd.Flags().GetString("home") // a flag of the root: it exists
-			if home == "" {
+			o.Home, _ = cmd.Flags().GetString("home") // a flag of the root: it exists
+			if o.Home == "" {
 				return errorsJoinUsage(fmt.Errorf("--home is missing"))
 			}
-			return node.Run(cmd.Context(), node.RunOptions{Home: home, Log: os.Stderr, Level: level})
+			o.Log = os.Stderr
+			return node.Run(cmd.Context(), o)
 		},
 	}
-	c.Flags().StringVar(&level, "log-level", "error", "error, info or debug")
+	f := c.Flags()
+	f.StringVar(&o.Level, "log-level", "error", "error, info or debug")
+	f.StringVar(&o.ProxyApp, "proxy-app", "", "tcp://host:port or unix:///path of an app outside (default: the built-in one)")
+	f.StringVar(&o.Transport, "abci", node.Socket, "how the app outside is spoken to: socket or grpc")
+	return c
+}
+
+func nodeApp() *cobra.Command {
+	var o node.AppOptions
+	c := &cobra.Command{
+		Use: "app --home DIR --listen ADDRESS", Short: "serve the key-value app to a node that runs outside", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Home, _ = cmd.Flags().GetString("home") // a flag of the root: it exists
+			if o.Home == "" || o.Listen == "" {
+				return errorsJoinUsage(fmt.Errorf("--home and --listen are both needed"))
+			}
+			o.Log = os.Stderr
+			return node.RunApp(cmd.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Listen, "listen", "", "tcp://host:port or unix:///path")
+	f.StringVar(&o.Transport, "abci", node.Socket, "socket or grpc")
+	f.StringVar(&o.Engine, "engine", "goleveldb", "goleveldb or pebbledb")
+	f.StringVar(&o.Level, "log-level", "error", "error, info or debug")
 	return c
 }

@@ -38,6 +38,17 @@ type RunOptions struct {
 	Home  string
 	Log   io.Writer // nil: nothing is logged
 	Level string    // "error" (the default), "info", "debug"
+
+	// ProxyApp is the address of an app that is a process of its own, tcp:// or
+	// unix://; "": the built-in one. The node waits until it is there.
+	ProxyApp  string
+	Transport string // to ProxyApp: Socket or GRPC
+
+	// StopWithin is how long the node may take to stop; 0: 30 s. One whose app is
+	// gone takes for ever: consensus waits for the app's answer, or has failed, and
+	// is waited for (consensus/reactor.go, OnStop; abci/client/grpc_client.go). Its
+	// databases are closed all the same.
+	StopWithin time.Duration
 }
 
 // Run runs the node of a home until ctx ends, stops it and closes its databases.
@@ -50,9 +61,8 @@ func Run(ctx context.Context, o RunOptions) (err error) {
 	if err := checkEngine(c.DBBackend); err != nil {
 		return err
 	}
-	logger := cmtlog.NewNopLogger()
-	if o.Log != nil {
-		logger = levelled(cmtlog.NewTMLogger(cmtlog.NewSyncWriter(o.Log)), o.Level)
+	if o.StopWithin == 0 {
+		o.StopWithin = 30 * time.Second
 	}
 	key, err := p2p.LoadNodeKey(c.NodeKeyFile())
 	if err != nil {
@@ -64,15 +74,15 @@ func Run(ctx context.Context, o RunOptions) (err error) {
 	}
 	dbs := new(databases)
 	defer func() { err = errors.Join(err, dbs.close(closeWithin)) }()
-	appDB, err := dbs.openDB("application", c.DBBackend, c.DBDir())
+	app, err := appOf(ctx, o, dbs, c)
 	if err != nil {
 		return err
 	}
 	n, err := cmtnode.NewNode(c,
 		privval.LoadFilePV(c.PrivValidatorKeyFile(), c.PrivValidatorStateFile()), key,
-		proxy.NewLocalClientCreator(kvstore.NewApplication(appDB)),
+		app,
 		cmtnode.DefaultGenesisDocProviderFunc(c), dbs.provide,
-		cmtnode.DefaultMetricsProvider(c.Instrumentation), logger)
+		cmtnode.DefaultMetricsProvider(c.Instrumentation), newLogger(o.Log, o.Level))
 	if err != nil {
 		return fmt.Errorf("make the node: %w", err)
 	}
@@ -84,13 +94,37 @@ func Run(ctx context.Context, o RunOptions) (err error) {
 	case <-n.Quit():
 		return errors.New("the node stopped by itself")
 	}
-	if err := n.Stop(); err != nil {
-		return fmt.Errorf("stop the node: %w", err)
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.Stop() }() // it may never return; the process ends then
+	select {
+	case err := <-stopped:
+		if err != nil {
+			return fmt.Errorf("stop the node: %w", err)
+		}
+	case <-time.After(o.StopWithin):
+		return fmt.Errorf("the node did not stop within %s: its app may be gone", o.StopWithin)
 	}
 	return nil
 }
 
-func levelled(l cmtlog.Logger, level string) cmtlog.Logger {
+// appOf is the app of a node: the one at ProxyApp, or the built-in one, with its
+// database among the node's.
+func appOf(ctx context.Context, o RunOptions, dbs *databases, c *cfg.Config) (proxy.ClientCreator, error) {
+	if o.ProxyApp != "" {
+		return awaitApp(ctx, o.ProxyApp, o.Transport)
+	}
+	db, err := dbs.openDB("application", c.DBBackend, c.DBDir())
+	if err != nil {
+		return nil, err
+	}
+	return proxy.NewLocalClientCreator(kvstore.NewApplication(db)), nil
+}
+
+func newLogger(w io.Writer, level string) cmtlog.Logger {
+	if w == nil {
+		return cmtlog.NewNopLogger()
+	}
+	l := cmtlog.NewTMLogger(cmtlog.NewSyncWriter(w))
 	switch level {
 	case "debug":
 		return cmtlog.NewFilter(l, cmtlog.AllowDebug())

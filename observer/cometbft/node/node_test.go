@@ -16,19 +16,31 @@ import (
 	"time"
 )
 
-// TestMain runs a node instead of the tests where a home is named: nodes are
-// processes of their own, as they are for users.
+// TestMain runs a node or an app instead of the tests where one is named: they
+// are processes of their own, as they are for users.
 func TestMain(m *testing.M) {
-	if home := os.Getenv("EDDY_TEST_NODE"); home != "" {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
-		if err := Run(ctx, RunOptions{Home: home, Log: os.Stderr}); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	play := os.Getenv("EDDY_TEST_PLAY")
+	if play == "" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	home, address, transport := os.Getenv("EDDY_TEST_HOME"), os.Getenv("EDDY_TEST_APP"), os.Getenv("EDDY_TEST_ABCI")
+	var err error
+	if play == "app" {
+		err = RunApp(ctx, AppOptions{Home: home, Engine: "goleveldb", Listen: address, Transport: transport, Log: os.Stderr})
+	} else {
+		o := RunOptions{Home: home, Log: os.Stderr, ProxyApp: address, Transport: transport}
+		if address != "" {
+			o.StopWithin = 3 * time.Second
+		}
+		err = Run(ctx, o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 type proc struct {
@@ -38,10 +50,15 @@ type proc struct {
 
 func start(t *testing.T, h Home) *proc {
 	t.Helper()
+	return play(t, "node", h.Dir, "", "")
+}
+
+func play(t *testing.T, what, home, app, abci string) *proc {
+	t.Helper()
 	p := &proc{cmd: exec.Command(os.Args[0])}
 	// CometBFT has data races of its own; under the race detector a node would end
 	// with its exit code for every one of them.
-	p.cmd.Env = append(os.Environ(), "EDDY_TEST_NODE="+h.Dir, "GORACE=exitcode=0")
+	p.cmd.Env = append(os.Environ(), "EDDY_TEST_PLAY="+what, "EDDY_TEST_HOME="+home, "EDDY_TEST_APP="+app, "EDDY_TEST_ABCI="+abci, "GORACE=exitcode=0")
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
