@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -71,382 +72,125 @@ func NewExec(c ExecConfig) (Control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control.exec: %w", err)
 	}
-	return &execControl{linger: c.Linger, mayStart: c.MayStart, node: &node{
-		Argv: Argv{Stop: c.Stop, Start: c.Start, Status: c.Status}, Dir: dir, SwapFile: c.SwapFile,
-		StartTimeout: c.StartTimeout, StatusTimeout: c.StatusTimeout,
-	}}, nil
-}
-
-type execControl struct {
-	node     *node
-	linger   time.Duration
-	mayStart func(context.Context) error
-
-	mu     sync.Mutex
-	guards []*guard // left behind to watch on; reaped once they are gone
-}
-
-var _ Control = (*execControl)(nil)
-
-func (e *execControl) String() string { return "exec " + e.node.Argv.Start[0] }
-
-func (e *execControl) Status(ctx context.Context) (Status, error) {
-	st, since, err := e.node.status(ctx)
-	if err != nil {
-		return Status{}, fmt.Errorf("%s: %w", e, err)
-	}
-	rec, err := ReadHold(e.node.Dir)
-	if err != nil && !errors.Is(err, ErrTorn) {
-		return Status{}, fmt.Errorf("%s: %w", e, err)
-	}
-	return Status{Running: st == running, Held: rec != nil, Since: since}, nil
-}
-
-// lock takes the hold lock.
-func (e *execControl) lock() (*fsx.Lock, error) {
-	l, err := fsx.TryLock(filepath.Join(e.node.Dir, lockFile))
-	if errors.Is(err, fsx.ErrLocked) {
-		err = ErrHeld
-		if rec, rerr := ReadHold(e.node.Dir); rec != nil && rerr == nil {
-			err = fmt.Errorf("%w: %s", err, rec)
-		}
-		return nil, hint.Add(err, "another eddy is at work, or the guard of an earlier one still watches: wait, or read guard.log in "+e.node.Dir)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("take the hold lock: %w", err)
-	}
-	e.reap()
-	return l, nil
-}
-
-// reap collects the guards that were left behind and are gone.
-func (e *execControl) reap() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	keep := e.guards[:0]
-	for _, g := range e.guards {
-		if !g.reap(0) {
-			keep = append(keep, g)
-		}
-	}
-	e.guards = keep
-}
-
-func (e *execControl) leave(g *guard) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.guards = append(e.guards, g)
-}
-
-func (e *execControl) Hold(ctx context.Context, r Request) (Hold, error) {
-	h, err := e.hold(ctx, r)
-	if err != nil {
-		return nil, fmt.Errorf("%s: hold: %w", e, err)
-	}
-	return h, nil
-}
-
-func (e *execControl) hold(ctx context.Context, r Request) (*execHold, error) {
-	r, err := r.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	lock, err := e.lock()
-	if err != nil {
-		return nil, err
-	}
-	rec, err := e.mayHold(ctx, r)
-	if err == nil {
-		err = rec.write(e.node.Dir)
-	}
-	if err != nil {
-		return nil, join(err, lock.Unlock())
-	}
-	began := time.Now()
-	watching, cancel := context.WithCancel(context.Background())
-	h := &execHold{e: e, lock: lock, lost: make(chan struct{}), release: cancel}
-	h.guard, err = startGuard(ctx, lock, guardMsg{
-		Op: gArm, Node: e.node, DeadlineMS: r.Deadline.Milliseconds(), WatchMS: (r.Timeout + e.linger).Milliseconds(),
-	}, e.node.Dir)
-	if err != nil { // nothing was stopped yet
-		cancel()
-		return nil, join(err, removeRecord(e.node.Dir), lock.Unlock())
-	}
-	h.wg.Go(func() { h.watch(watching, began.Add(r.Deadline)) })
-	if err := h.stop(ctx, r, began); err != nil {
-		return nil, err
-	}
-	return h, nil
-}
-
-// mayHold makes the record of a hold, where one may begin now.
-func (e *execControl) mayHold(ctx context.Context, r Request) (rec Record, err error) {
-	if old, err := ReadHold(e.node.Dir); old != nil || err != nil {
-		return rec, hint.Add(join(errors.New("an earlier hold is still open"), err), "the next eddy backup closes it first")
-	}
-	if err := swapping(e.node.SwapFile); err != nil {
-		return rec, err
-	}
-	st, since, err := e.node.status(ctx)
-	if err != nil {
-		return rec, err
-	}
-	if st != running {
-		return rec, hint.Add(ErrStopped, "somebody stopped it: start it, then run eddy backup again")
-	}
-	boot, err := fsx.BootID()
-	if err != nil {
-		return rec, fmt.Errorf("read the boot id: %w", err)
-	}
-	now := time.Now().UTC().Round(0)
-	return Record{
-		Format: recordFormat, MinReader: recordFormat, Kind: kindHold, Control: controlExec, Argv: e.node.Argv,
-		BootID: boot, Started: now, Deadline: now.Add(r.Deadline), StopMS: r.Timeout.Milliseconds(),
-		Purpose: r.Purpose, Stage: printable(r.Stage, maxWord), Identity: since, PID: pidOfThis(),
+	return &guarded{
+		name: controlExec + " " + c.Start[0], control: controlExec, linger: c.Linger, mayStart: c.MayStart,
+		node: (&node{
+			Argv: Argv{Stop: c.Stop, Start: c.Start, Status: c.Status}, Dir: dir, SwapFile: c.SwapFile,
+			StartTimeout: c.StartTimeout, StatusTimeout: c.StatusTimeout,
+		}).managed(),
 	}, nil
 }
 
-const taintedHint = "what lies on its disk is not a clean state; look at the node's log"
-
-// dyingFor is how long Recover waits for a lock whose holder may have been killed
-// just now: the kernel gives it up a little after the process has ended.
-const dyingFor = 2 * time.Second
-
-// guardFirst is how long after the deadline a guard that seems alive is taken
-// for frozen.
-const guardFirst = time.Second
-
-// execHold is a node that commands stopped.
-type execHold struct {
-	e     *execControl
-	lock  *fsx.Lock
-	guard *guard
-	wg    sync.WaitGroup
-
-	lost    chan struct{} // closed by watch
-	release func()        // ends watch: from here on nothing can be lost
-
-	mu   sync.Mutex // of Release
-	over bool       // journal, lock and guard are given up
-	ends error      // what Release had to say
+// commands is the manager of a node that is stopped and started by commands.
+type commands struct {
+	argv Argv
+	left *leftovers
 }
 
-func (h *execHold) Lost() <-chan struct{} { return h.lost }
+// leftovers are commands that outlived their time. They are reaped when they end.
+type leftovers struct {
+	mu   sync.Mutex
+	list []*child
+}
 
-// stop stops the node and proves it. On an error the node runs, or h's guard
-// watches over it, and h is over.
-func (h *execHold) stop(ctx context.Context, r Request, began time.Time) error {
-	n := h.e.node
-	n.blind.Store(false)
-	if err := h.guard.send(guardMsg{Op: gStopping}); err != nil {
-		return join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
+// nodeEnv is the environment of the node's commands: ours, without what is only
+// for eddy. A node that a start command leaves behind must not carry the
+// bucket's credentials about.
+func nodeEnv() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "AWS_") && !strings.HasPrefix(kv, "EDDY_") {
+			env = append(env, kv)
+		}
 	}
-	// Once asked for, a stop goes on whatever becomes of ctx: it is seen through.
-	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Timeout-time.Since(began))
-	defer cancel()
-	failed, err := h.askToStop(within)
+	return env
+}
+
+func (c *commands) status(ctx context.Context) (runState, string, error) {
+	c.left.collect()
+	cmd, err := spawn(c.argv.Status, nodeEnv(), true, nil)
 	if err != nil {
-		return join(err, h.Release(ctx))
+		return unknown, "", fmt.Errorf("status: %w", err)
 	}
-	var st runState
-	last := unknown
-	for {
-		var serr error
-		// A question is not cut short by the end of the time: it has its own.
-		if st, _, serr = n.status(context.WithoutCancel(ctx)); st != unknown {
-			last = st
+	if err := cmd.wait(ctx); err != nil {
+		_ = cmd.proc.kill() // a question may be cut off
+		cmd.ended(time.Second)
+		c.left.leave(cmd)
+		return unknown, "", fmt.Errorf("status: %s did not end: %w", cmd.name, err)
+	}
+	defer cmd.free()
+	if cmd.ws.Exited() {
+		switch cmd.ws.ExitStatus() {
+		case 0:
+			return running, cmd.firstLine(), nil
+		case 3:
+			return stopped, "", nil
+		case 1, 2:
+			return dead, "", nil
 		}
-		if st == stopped || st == dead || failed != nil {
-			break
-		}
-		if sleep(within, pollEvery) != nil {
-			return join(hint.Add(fmt.Errorf("%w: %s after %s", ErrStopTimeout, state(last), r.Timeout),
-				"it was not killed, and is started again if it ends; raise control.timeout if it only needs longer"), serr, h.abandon(h.e.linger))
-		}
 	}
-	switch {
-	case st != stopped && st != dead:
-		// It may have been asked all the same, so it is watched for a while.
-		return join(hint.Add(fmt.Errorf("stop: %w", failed), "run the stop command by hand and read what it says"), h.abandon(r.Timeout))
-	case failed != nil:
-		return join(hint.Add(fmt.Errorf("%w: stop: %w", ErrKilled, failed), taintedHint), h.Release(ctx))
-	case st == dead:
-		return join(hint.Add(fmt.Errorf("%w: its status says that it is dead, not stopped", ErrKilled), taintedHint), h.Release(ctx))
-	}
-	if err := h.guard.send(guardMsg{Op: gHeld}); err != nil {
-		return join(fmt.Errorf("tell the guard: %w", err), h.Release(ctx))
-	}
-	err = context.Cause(ctx)
-	if err == nil {
-		err = proveDown(ctx, r, began)
-	}
-	if err != nil {
-		return join(err, h.Release(ctx))
-	}
+	return unknown, "", hint.Add(fmt.Errorf("status: %w", cmd.outcome()),
+		"the status command must exit with 0 when the node runs and with 3 when it is stopped")
+}
+
+// fit implements manager: whether the commands work shows only when they are run.
+func (c *commands) fit(_ context.Context, r *Record) error {
+	r.Argv = c.argv
 	return nil
 }
 
-// askToStop runs the stop command. failed is what it said, err that it could not
-// be run at all.
-func (h *execHold) askToStop(ctx context.Context) (failed, err error) {
-	c, err := spawn(h.e.node.Argv.Stop, nodeEnv(), true, nil)
+// lookEvery implements manager: a process for each look is too much.
+func (c *commands) lookEvery() time.Duration { return 0 }
+
+func (c *commands) stop(ctx context.Context) (failed, err error) {
+	cmd, err := spawn(c.argv.Stop, nodeEnv(), true, nil)
 	if err != nil {
-		return nil, fmt.Errorf("stop: %w", err)
+		return nil, err
 	}
-	if c.wait(ctx) != nil { // its time is over; what became of the node is asked next
-		h.e.node.leave(c)
+	if cmd.wait(ctx) != nil { // its time is over; what became of the node is asked next
+		c.left.leave(cmd)
 		return nil, nil
 	}
-	defer c.free()
-	return c.outcome(), nil
+	defer cmd.free()
+	return hint.Add(cmd.outcome(), "run the stop command by hand and read what it says"), nil
 }
 
-func state(st runState) string {
-	if st == running {
-		return "it still runs"
+func (c *commands) start(ctx context.Context, lock *os.File) (failed, err error) {
+	cmd, err := spawn(c.argv.Start, nodeEnv(), false, lock)
+	if err != nil {
+		return nil, err
 	}
-	return "its status cannot be told"
+	if err := cmd.wait(ctx); err != nil {
+		c.left.leave(cmd) // it may be the node itself, so it is left alone, and keeps the lock
+		return nil, hint.Add(fmt.Errorf("%w: %s: %w", errNoReturn, cmd.name, context.Cause(ctx)),
+			"the start command must return when the node has been started, not be the node")
+	}
+	defer cmd.free()
+	return hint.Add(cmd.outcome(), "run the start command by hand and read what it says"), nil
 }
 
-// watch listens to the guard until ctx is done. A guard that dies ends the hold,
-// too: nobody would start the node if eddy died next. What then remains of its
-// duty at the deadline is done here.
-func (h *execHold) watch(ctx context.Context, deadline time.Time) {
-	late := time.NewTimer(time.Until(deadline) + guardFirst)
-	defer late.Stop()
-	select {
-	case <-ctx.Done():
-	case <-h.guard.gone: // dead, or acting
-		late.Reset(time.Until(deadline))
-	case <-late.C:
-		late.Reset(0)
-	}
-	if ctx.Err() != nil {
+// leave keeps a command that did not end in time, to be reaped later.
+func (l *leftovers) leave(c *child) {
+	if c.done {
+		c.free()
 		return
 	}
-	close(h.lost)
-	select {
-	case <-ctx.Done():
-		return
-	case <-late.C:
-	}
-	_ = h.guard.send(guardMsg{Op: gReleasing})        // it may be frozen, and wake up
-	_ = h.e.node.revive(ctx, true, 0, func(error) {}) // Release, which ends this, reports
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, c)
 }
 
-// Release starts the node. What it cannot do within StartTimeout it leaves to
-// the guard, or to the next eddy.
-func (h *execHold) Release(ctx context.Context) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	ctx = context.WithoutCancel(ctx)
-	n := h.e.node
-	if h.over {
-		if h.ends != nil {
-			if st, _, _ := n.status(ctx); st == running {
-				h.ends = nil
-			}
+// collect reaps the left commands that have ended by now.
+func (l *leftovers) collect() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	keep := l.list[:0]
+	for _, c := range l.list {
+		if c.ended(0) {
+			c.free()
+			continue
 		}
-		return h.ends
+		keep = append(keep, c)
 	}
-	h.release()
-	_ = h.guard.send(guardMsg{Op: gReleasing}) // a dead guard kills nobody
-	if err := n.revive(ctx, true, n.StartTimeout, func(error) {}); err != nil {
-		next := "the guard goes on trying"
-		if h.guard.send(guardMsg{Op: gHandover}) != nil {
-			next = "its guard is dead, the next eddy backup tries again"
-		}
-		h.ends = fmt.Errorf("%s: release: %w (%s)", h.e, err, next)
-		return join(h.ends, h.finish(h.lock.Close, 0))
-	}
-	err := removeRecord(n.Dir)
-	if err == nil {
-		_ = h.guard.send(guardMsg{Op: gReleased})
-	}
-	if err = join(err, h.finish(h.lock.Unlock, dismissTime)); err != nil {
-		h.ends = fmt.Errorf("%s: release: the node runs, but: %w", h.e, err)
-	}
-	return h.ends
-}
-
-// abandon leaves the node to the guard for a while: it runs, but may end yet.
-func (h *execHold) abandon(d time.Duration) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	err := h.guard.send(guardMsg{Op: gWatch, WatchMS: d.Milliseconds()})
-	h.release()
-	return join(err, h.finish(h.lock.Close, 0))
-}
-
-// finish ends this process's part in the hold. The lock is closed, not unlocked,
-// where the guard keeps it, which is then not waited for.
-func (h *execHold) finish(unlock func() error, dismiss time.Duration) error {
-	h.over = true
-	h.guard.hangUp()
-	h.wg.Wait()
-	if !h.guard.reap(dismiss) {
-		h.e.leave(h.guard)
-	}
-	return unlock()
-}
-
-// Recover closes the journal that a dead eddy, with a dead guard, left open.
-func (e *execControl) Recover(ctx context.Context) (acted bool, err error) {
-	if rec, err := ReadHold(e.node.Dir); rec == nil && err == nil {
-		return false, nil
-	}
-	lock, err := e.lock()
-	for until := time.Now().Add(dyingFor); errors.Is(err, ErrHeld) && time.Now().Before(until) && sleep(ctx, pollEvery) == nil; {
-		lock, err = e.lock()
-	}
-	if err != nil {
-		return false, fmt.Errorf("%s: recover: %w", e, err)
-	}
-	acted, err = e.recover(ctx)
-	if err = join(err, lock.Unlock()); err != nil {
-		return acted, fmt.Errorf("%s: recover: %w", e, err)
-	}
-	return acted, nil
-}
-
-func (e *execControl) recover(ctx context.Context) (bool, error) {
-	rec, err := ReadHold(e.node.Dir)
-	switch {
-	case errors.Is(err, ErrTorn):
-		// It was written before a stop. That is all we need: what was stopped is
-		// what the configuration names.
-	case err != nil:
-		return false, err
-	case rec == nil: // a guard closed it meanwhile
-		return false, nil
-	case rec.Kind != "" && rec.Kind != kindHold || rec.Control != "" && rec.Control != controlExec:
-		return false, hint.Add(fmt.Errorf("the hold journal is of another control (%s %s)", printable(rec.Kind, 32), printable(rec.Control, 32)),
-			"run eddy once more with the control that stopped the node")
-	case rec.Purpose != "" && rec.Purpose != purposeBackup:
-		return false, hint.Add(fmt.Errorf("%w: the node is held for a %s", ErrRestoring, printable(rec.Purpose, 32)), "finish it with eddy restore")
-	}
-	n := e.node.of(rec.Argv)
-	if err := swapping(n.SwapFile); err != nil {
-		return false, err
-	}
-	if e.mayStart != nil {
-		if st, _, _ := n.status(ctx); st != running {
-			if err := e.mayStart(ctx); err != nil {
-				return false, fmt.Errorf("the node is left down: %w", err)
-			}
-		}
-	}
-	boot, err := fsx.BootID()
-	if err != nil {
-		return false, fmt.Errorf("read the boot id: %w", err)
-	}
-	var window time.Duration // in which a stop may still be under way
-	if rec.BootID == boot {
-		timeout := time.Duration(min(max(rec.StopMS, 0), maxMillis)) * time.Millisecond
-		window = min(max(timeout-time.Since(rec.Started), 0), timeout) // whatever the clock did
-	}
-	if err := n.settle(ctx, window, n.StartTimeout, func(error) {}); err != nil {
-		return false, err
-	}
-	return true, removeRecord(n.Dir)
+	l.list = keep
 }

@@ -45,13 +45,13 @@ func playCtlProcess(t *testing.T, argv []string) int {
 	return c.ws.ExitStatus()
 }
 
-func mustExec(t *testing.T, c ExecConfig) *execControl {
+func mustExec(t *testing.T, c ExecConfig) *guarded {
 	t.Helper()
 	e, err := NewExec(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return e.(*execControl)
+	return e.(*guarded)
 }
 
 // closed waits until the journal is closed and the lock free.
@@ -205,6 +205,29 @@ func TestExecFaultsInTheHold(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Somebody starts the node while it is held: what was captured is worthless.
+func TestExecStartedBySomebodyElse(t *testing.T) {
+	t.Parallel()
+	h, c := execNode(t)
+	hold, err := mustExec(t, c).Hold(ctxOf(t), Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	playCtlProcess(t, c.Start)
+	if err := hold.Release(ctxOf(t)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-hold.Lost():
+	default:
+		t.Fatal("the hold does not count as lost")
+	}
+	if h.starts() != 2 {
+		t.Fatalf("%d starts", h.starts())
+	}
+	closed(t, c)
 }
 
 // A reboot: everything is gone at once, and the boot id is another one.

@@ -209,8 +209,9 @@ type sentry struct {
 
 // RunGuard is the guard process: it starts the node when the eddy that stopped
 // it dies, or, after killing that eddy, when the deadline is over. It returns
-// when there is nothing left to guard. It is started by NewExec's Hold, which
-// gives it a share of the hold lock, a socket, and a pidfd of its own process.
+// when there is nothing left to guard. It is started by a guarded control's Hold,
+// which gives it a share of the hold lock, a socket, and a pidfd of its own
+// process.
 func RunGuard() error {
 	// Whoever ends eddy's session or service means eddy. The node comes first.
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE)
@@ -234,7 +235,7 @@ func RunGuard() error {
 		return join(errors.New("guard: no orders"), err)
 	}
 	s := &sentry{
-		node: arm.Node, holder: &process{fd: guardHolderFD}, conn: conn, watch: millis(arm.WatchMS),
+		node: arm.Node.managed(), holder: &process{fd: guardHolderFD}, conn: conn, watch: millis(arm.WatchMS),
 		log: zerolog.New(os.Stderr).With().Timestamp().Int("pid", os.Getpid()).Logger(),
 	}
 	deadline := time.NewTimer(millis(arm.DeadlineMS))
@@ -335,24 +336,27 @@ func (s *sentry) start(why string) error {
 	err := s.node.revive(context.Background(), true, 0, func(err error) {
 		s.log.Error().Err(err).Msg("the node does not start; it is tried again")
 	})
-	if err != nil {
-		return fmt.Errorf("guard: %w", err)
-	}
-	s.log.Info().Msg("the node runs")
-	return s.finish()
+	return s.done(err)
 }
 
-// lingerFor starts the node if it ends within d.
+// lingerFor starts the node if it ends within d. Where its state cannot be told,
+// and nobody saw it down, the journal stays open for the next eddy.
 func (s *sentry) lingerFor(d time.Duration) error {
-	err := s.node.settle(context.Background(), d, 0, func(err error) {
+	return s.done(s.node.settle(context.Background(), d, 0, func(err error) {
 		s.log.Error().Err(err).Msg("the node's state, or its start")
-	})
-	if err != nil {
-		// Its status cannot be told, and nobody saw it down: the journal stays
-		// open for the next eddy.
+	}))
+}
+
+// done ends the duty of a guard whose node runs, or is no more.
+func (s *sentry) done(err error) error {
+	switch {
+	case errors.Is(err, errGone):
+		s.log.Warn().Err(err).Msg("there is nothing to start")
+	case err != nil:
 		return fmt.Errorf("guard: %w", err)
+	default:
+		s.log.Info().Msg("the node runs")
 	}
-	s.log.Info().Msg("the node runs")
 	return s.finish()
 }
 

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,98 +15,78 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
-// node is the commands of a node and what eddy, its guard and Recover alike do
-// with them. Its fields travel to the guard as JSON.
+// manager is what stops and starts a node: its operator's commands, say.
+// Its methods may be called by many goroutines. None of them kills the node.
+type manager interface {
+	// status says how the node is; unknown comes with an error. since names this
+	// run of it, or the one that ended, where the manager knows.
+	status(ctx context.Context) (st runState, since string, err error)
+	// fit refuses a hold of the running node that could not end well, and notes in
+	// r what will name the node to whoever has to start it.
+	fit(ctx context.Context, r *Record) error
+	// stop asks for the stop and waits for the manager's answer until ctx is done,
+	// which is no error: what became of the node is asked next. failed is what the
+	// manager said, err that it could not be asked at all.
+	stop(ctx context.Context) (failed, err error)
+	// start likewise. lock may stay taken by what outlives ctx: then err is
+	// errNoReturn.
+	start(ctx context.Context, lock *os.File) (failed, err error)
+	// lookEvery is how often a held node is looked at; 0: when it is released.
+	lookEvery() time.Duration
+}
+
+// errNoReturn is returned by manager.start where the start is still under way.
+var errNoReturn = errors.New("the start has not returned")
+
+// errGone says that what was stopped is no more: there is nothing to start.
+var errGone = errors.New("it was removed while it was held")
+
+// node is a node and what eddy, its guard and Recover alike do with it. Its
+// exported fields travel to the guard as JSON.
 type node struct {
-	Argv          Argv          `json:"argv"`
+	Argv          Argv          `json:"argv,omitzero"`
 	Dir           string        `json:"dir"`
 	StartTimeout  time.Duration `json:"start_timeout"`
 	StatusTimeout time.Duration `json:"status_timeout"`
 	SwapFile      string        `json:"swap_file"`
 
+	run   string // the one that a hold stopped; "": not told
+	by    manager
+	left  *leftovers
 	blind atomic.Bool // started once without knowing whether it ran
-
-	mu       sync.Mutex
-	leftover []*child // commands that outlived their time, reaped when they end
+	still atomic.Bool // stopped by a hold, and nobody of this process has started it since
+	moved atomic.Bool // somebody else has
 }
 
-// nodeEnv is the environment of the node's commands: ours, without what is only
-// for eddy. A node that a start command leaves behind must not carry the
-// bucket's credentials about.
-func nodeEnv() []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "AWS_") && !strings.HasPrefix(kv, "EDDY_") {
-			env = append(env, kv)
-		}
+// managed gives n the manager that its fields name.
+func (n *node) managed() *node {
+	if n.left == nil {
+		n.left = &leftovers{}
 	}
-	return env
+	n.by = &commands{argv: n.Argv, left: n.left}
+	return n
 }
 
-// runState is what the status command says.
+// runState is what the manager says of the node.
 type runState int
 
 const (
 	unknown runState = iota
-	running          // exit status 0
+	running          // a status command's exit status 0
 	stopped          // 3: not running, as the LSB has it
 	dead             // 1 or 2: not running, but its pid or lock file is there: it did not stop properly
 )
 
-// status runs the status command. A state of unknown comes with an error.
+// status asks the manager. A state of unknown comes with an error. Of a node that
+// stands still it notes when somebody else has started it.
 func (n *node) status(ctx context.Context) (runState, string, error) {
-	n.collect()
 	ctx, cancel := context.WithTimeout(ctx, n.StatusTimeout)
 	defer cancel()
-	c, err := spawn(n.Argv.Status, nodeEnv(), true, nil)
-	if err != nil {
-		return unknown, "", fmt.Errorf("status: %w", err)
+	st, since, err := n.by.status(ctx)
+	if n.still.Load() && (st == running || since != "" && since != n.run || errors.Is(err, errGone)) {
+		n.moved.Store(true)
 	}
-	if err := c.wait(ctx); err != nil {
-		_ = c.proc.kill() // a question may be cut off
-		c.ended(time.Second)
-		n.leave(c)
-		return unknown, "", fmt.Errorf("status: %s did not end: %w", c.name, err)
-	}
-	defer c.free()
-	if c.ws.Exited() {
-		switch c.ws.ExitStatus() {
-		case 0:
-			return running, c.firstLine(), nil
-		case 3:
-			return stopped, "", nil
-		case 1, 2:
-			return dead, "", nil
-		}
-	}
-	return unknown, "", hint.Add(fmt.Errorf("status: %w", c.outcome()),
-		"the status command must exit with 0 when the node runs and with 3 when it is stopped")
-}
-
-// leave keeps a command that did not end in time, to be reaped later.
-func (n *node) leave(c *child) {
-	if c.done {
-		c.free()
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.leftover = append(n.leftover, c)
-}
-
-// collect reaps the left commands that have ended by now.
-func (n *node) collect() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	keep := n.leftover[:0]
-	for _, c := range n.leftover {
-		if c.ended(0) {
-			c.free()
-			continue
-		}
-		keep = append(keep, c)
-	}
-	n.leftover = keep
+	return st, since, err
 }
 
 // ensureRunning starts the node where it does not run, and returns when its
@@ -135,11 +113,18 @@ func (n *node) ensureRunning(ctx context.Context, surelyDown bool) error {
 }
 
 // revive is ensureRunning until it succeeds, at most limit long; 0: as long as
-// it takes, or until ctx is done. failed hears of every attempt that failed.
+// it takes, or until ctx is done, or until the node is gone for good (errGone).
+// failed hears of every attempt that failed.
 func (n *node) revive(ctx context.Context, surelyDown bool, limit time.Duration, failed func(error)) error {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval, b.MaxElapsedTime = 200*time.Millisecond, 30*time.Second, limit
-	op := func() error { return n.ensureRunning(ctx, surelyDown) }
+	op := func() error {
+		err := n.ensureRunning(ctx, surelyDown)
+		if errors.Is(err, errGone) {
+			err = backoff.Permanent(err)
+		}
+		return err
+	}
 	note := func(err error, _ time.Duration) { failed(err) }
 	return backoff.RetryNotify(op, backoff.WithContext(b, ctx), note)
 }
@@ -156,7 +141,7 @@ func (n *node) settle(ctx context.Context, window, limit time.Duration, failed f
 			return n.revive(ctx, true, limit, failed)
 		case st == running && !time.Now().Before(over):
 			return nil
-		case st == unknown && !time.Now().Before(over):
+		case st == unknown && (!time.Now().Before(over) || errors.Is(err, errGone)):
 			return err
 		case st == unknown:
 			failed(err)
@@ -173,7 +158,7 @@ func (n *node) tryStart(ctx context.Context, surelyDown bool) (done bool, err er
 	if st == running {
 		return true, nil
 	}
-	if st == unknown && (!surelyDown || n.blind.Load()) {
+	if st == unknown && (!surelyDown || n.blind.Load() || errors.Is(err, errGone)) {
 		return false, err
 	}
 	lock, err := fsx.TryLock(filepath.Join(n.Dir, startLockFile))
@@ -191,29 +176,27 @@ func (n *node) tryStart(ctx context.Context, surelyDown bool) (done bool, err er
 		return false, join(fmt.Errorf("start: %w", err), lock.Unlock())
 	}
 	n.blind.Store(st == unknown)
-	c, err := spawn(n.Argv.Start, nodeEnv(), false, lock.File())
-	if err != nil {
-		return false, join(fmt.Errorf("start: %w", err), lock.Unlock())
-	}
-	if err := c.wait(ctx); err != nil {
-		// It may be the node itself, so it is left alone, and keeps the lock.
-		n.leave(c)
+	n.still.Store(false)
+	failed, err := n.by.start(ctx, lock.File())
+	switch {
+	case errors.Is(err, errNoReturn):
 		st, _, serr := n.status(context.WithoutCancel(ctx))
 		if st == running {
 			return true, lock.Unlock()
 		}
-		return false, join(hint.Add(fmt.Errorf("start: %s has not returned: %w", c.name, context.Cause(ctx)),
-			"the start command must return when the node has been started, not be the node"), serr, lock.Close())
+		return false, join(fmt.Errorf("start: %w", err), serr, lock.Close())
+	case err != nil:
+		n.still.Store(true) // nobody was asked
+		return false, join(fmt.Errorf("start: %w", err), lock.Unlock())
 	}
-	defer c.free()
 	if err := lock.Unlock(); err != nil {
 		return false, fmt.Errorf("start: %w", err)
 	}
-	return n.awaitStarted(ctx, c.outcome())
+	return n.awaitStarted(ctx, failed)
 }
 
-// awaitStarted asks until the status says running. A start command that failed
-// gets one look: it may have found the node running.
+// awaitStarted asks until the status says running. A start that failed gets one
+// look: it may have found the node running.
 func (n *node) awaitStarted(ctx context.Context, failed error) (bool, error) {
 	for {
 		st, _, err := n.status(ctx)
@@ -221,7 +204,10 @@ func (n *node) awaitStarted(ctx context.Context, failed error) (bool, error) {
 			return true, nil
 		}
 		if failed != nil {
-			return false, hint.Add(fmt.Errorf("start: %w", failed), "run the start command by hand and read what it says")
+			return false, fmt.Errorf("start: %w", failed)
+		}
+		if errors.Is(err, errGone) {
+			return false, err
 		}
 		if sleep(ctx, pollEvery) != nil {
 			return false, hint.Add(join(fmt.Errorf("start: the node does not run: %w", context.Cause(ctx)), err),
@@ -230,12 +216,15 @@ func (n *node) awaitStarted(ctx context.Context, failed error) (bool, error) {
 	}
 }
 
-// of is n with the commands of a journal, where it has them: they name what was
-// stopped, whatever the configuration says by now.
-func (n *node) of(a Argv) *node {
-	m := &node{Argv: n.Argv, Dir: n.Dir, StartTimeout: n.StartTimeout, StatusTimeout: n.StatusTimeout, SwapFile: n.SwapFile}
-	if a.Start != nil && a.Status != nil {
-		m.Argv = a
+// of is n as a journal names it: what was stopped, whatever the configuration
+// says by now.
+func (n *node) of(r Record) *node {
+	m := &node{
+		Argv: n.Argv, Dir: n.Dir, StartTimeout: n.StartTimeout, StatusTimeout: n.StatusTimeout,
+		SwapFile: n.SwapFile, run: r.Identity, left: n.left,
 	}
-	return m
+	if r.Argv.Start != nil && r.Argv.Status != nil {
+		m.Argv = r.Argv
+	}
+	return m.managed()
 }

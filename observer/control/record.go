@@ -37,9 +37,9 @@ var ErrTorn = errors.New("the hold journal is torn")
 type Record struct {
 	Format    int       `json:"format"`
 	MinReader int       `json:"min_reader"`
-	Kind      string    `json:"kind"`    // "hold"
-	Control   string    `json:"control"` // "exec"
-	Argv      Argv      `json:"argv"`
+	Kind      string    `json:"kind"`          // "hold"
+	Control   string    `json:"control"`       // "exec"
+	Argv      Argv      `json:"argv,omitzero"` // exec
 	BootID    string    `json:"boot_id"`
 	Started   time.Time `json:"started"`  // before the stop was asked for
 	Deadline  time.Time `json:"deadline"` // after it the guard starts the node
