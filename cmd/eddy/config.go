@@ -52,14 +52,16 @@ network.`,
 		Example: "  eddy config init --cluster gaia-main --home /var/lib/gaia --store s3://backups/eddy\n  eddy config init -c ./eddy.yaml --control exec",
 		RunE: func(*cobra.Command, []string) error {
 			v.Cluster, v.Home, v.Store, v.Region, v.Endpoint = a.cluster, a.home, a.store, a.region, a.endpoint
-			how, socket, named := strings.Cut(control, ":")
+			how, what, named := strings.Cut(control, ":")
 			switch {
-			case how == "supervise" && (socket != "" || !named):
-				v.Supervise = socket
+			case how == "supervise" && (what != "" || !named):
+				v.Supervise = what
+			case how == "docker" && what != "":
+				v.Container = what
 			case control == "exec":
 				v.Exec = true
 			default:
-				return hint.Add(errorsJoinUsage(fmt.Errorf("--control %q", control)), "write supervise:SOCKET or exec")
+				return hint.Add(errorsJoinUsage(fmt.Errorf("--control %q", control)), "write supervise:SOCKET, docker:CONTAINER or exec")
 			}
 			return a.writeConfig(cmp.Or(a.configFile, config.DefaultFile), v, force)
 		},
@@ -67,7 +69,7 @@ network.`,
 	f := c.Flags()
 	f.StringVar(&v.RPC, "rpc", "", "the node's RPC address (default http://127.0.0.1:26657)")
 	f.StringSliceVar(&v.Witnesses, "witness", nil, "RPC address of another node of the chain (repeatable)")
-	f.StringVar(&control, "control", "supervise", "how the node is stopped and started: supervise:SOCKET or exec")
+	f.StringVar(&control, "control", "supervise", "how the node is stopped and started: supervise:SOCKET, docker:CONTAINER or exec")
 	f.StringVar(&v.Workdir, "workdir", "", "directory for eddy's own state (default /var/lib/eddy)")
 	f.BoolVar(&force, "force", false, "replace a file that is there")
 	return c

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,20 +43,36 @@ func (a *app) openCatalog(ctx context.Context, c *config.Config) (uploader.Store
 // newControl makes the node's control by the configuration.
 func newControl(c *config.Config) (control.Control, error) {
 	k := c.Replica.Control
-	if k.Supervise != "" {
+	swap := filepath.Join(c.Replica.Home, ".eddy", "swap.json")
+	mayStart := func(context.Context) error {
+		sign, err := cometbft.SignState(c.Replica.Home)
+		if err == nil && !sign.Zero() {
+			err = hint.Add(errors.New("the node's key has signed since: it may be a validator now"), "start it by hand, if it should run")
+		}
+		return err
+	}
+	switch {
+	case k.Supervise != "":
 		return control.NewSupervise(k.Supervise), nil
+	case k.Docker.Container != "":
+		return control.NewDocker(control.DockerConfig{
+			Container: k.Docker.Container, Host: dockerHost(k.Docker.Socket),
+			Dir: c.Workdir, SwapFile: swap, MayStart: mayStart,
+		})
 	}
 	return control.NewExec(control.ExecConfig{
-		Stop: k.Exec.Stop, Start: k.Exec.Start, Status: k.Exec.Status, Dir: c.Workdir,
-		SwapFile: filepath.Join(c.Replica.Home, ".eddy", "swap.json"),
-		MayStart: func(context.Context) error {
-			sign, err := cometbft.SignState(c.Replica.Home)
-			if err == nil && !sign.Zero() {
-				err = hint.Add(errors.New("the node's key has signed since: it may be a validator now"), "start it by hand, if it should run")
-			}
-			return err
-		},
+		Stop: k.Exec.Stop, Start: k.Exec.Start, Status: k.Exec.Status,
+		Dir: c.Workdir, SwapFile: swap, MayStart: mayStart,
 	})
+}
+
+// dockerHost is where the engine listens: the configured socket, else what
+// docker's own command line would use.
+func dockerHost(socket string) string {
+	if filepath.IsAbs(socket) {
+		return "unix://" + socket
+	}
+	return cmp.Or(socket, os.Getenv("DOCKER_HOST"), control.DefaultDockerHost)
 }
 
 // replica is the observed node as the job wants it.

@@ -20,7 +20,10 @@ var (
 
 	nameText  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,63}$`)
 	chainText = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
-	classText = regexp.MustCompile(`^[A-Z0-9_]{1,40}$`)
+	// containerText is the engine's own rule for names.
+	containerText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+	hostText      = regexp.MustCompile(`^([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$`)
+	classText     = regexp.MustCompile(`^[A-Z0-9_]{1,40}$`)
 	// bucketText is wider than AWS's rule: older and other stores allow more.
 	bucketText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$`)
 	keyFile    = regexp.MustCompile(`^(priv_validator_.*|node_key\.json|keyring-.*)$`)
@@ -83,9 +86,8 @@ func (l *loader) required(need Need) {
 			l.problem(r.key, "missing", l.missingHint(r.key))
 		}
 	}
-	k := c.Replica.Control
-	if need&NeedReplica != 0 && k.Supervise == "" && k.Exec.empty() && !l.badBelow("replica.control") && !l.excused("replica.control") {
-		l.problem("replica.control", "missing", "say how the node is stopped and started: supervise: /run/eddy/node.sock, or exec: {stop: [...], start: [...], status: [...]}")
+	if need&NeedReplica != 0 && len(c.Replica.Control.ways()) == 0 && !l.badBelow("replica.control") && !l.excused("replica.control") {
+		l.problem("replica.control", "missing", "say how the node is stopped and started: supervise: /run/eddy/node.sock, docker: {container: NAME}, or exec: {stop: [...], start: [...], status: [...]}")
 	}
 }
 
@@ -124,6 +126,23 @@ func (l *loader) missingHint(key string) string {
 }
 
 func (e Exec) empty() bool { return len(e.Stop)+len(e.Start)+len(e.Status) == 0 }
+
+// ways are the ways of control that are set; one of them is right.
+func (k Control) ways() (set []string) {
+	for _, w := range []struct {
+		name string
+		set  bool
+	}{
+		{"supervise", k.Supervise != ""},
+		{"docker", k.Docker != Docker{}},
+		{"exec", !k.Exec.empty()},
+	} {
+		if w.set {
+			set = append(set, w.name)
+		}
+	}
+	return set
+}
 
 func (l *loader) checkNames() {
 	c := l.c
@@ -206,13 +225,14 @@ func hostPort(u *url.URL) string {
 func (l *loader) checkControl() {
 	const section = "replica.control"
 	k := l.c.Replica.Control
-	if k.Supervise != "" && !k.Exec.empty() {
-		l.problem(section+".supervise", "set beside exec", "a node is controlled in one way: remove one of the two")
+	if w := k.ways(); len(w) > 1 {
+		l.problem(section+"."+w[0], "set beside "+strings.Join(w[1:], " and "), "a node is controlled in one way: leave only that")
 	}
 	l.absolute(section+".supervise", k.Supervise)
 	if !l.bad[section+".supervise"] && len(k.Supervise) > maxSocket {
 		l.problem(section+".supervise", fmt.Sprintf("%d bytes are too long for a socket's path", len(k.Supervise)), fmt.Sprintf("at most %d: put it below /run", maxSocket))
 	}
+	l.checkDocker(section+".docker", k.Docker)
 	for _, a := range []struct {
 		key  string
 		argv []string
@@ -238,6 +258,24 @@ func (l *loader) checkControl() {
 		l.problem(section+".deadline", k.Deadline.String()+" holds the node for too long", "a hold takes seconds; write at most "+Duration(maxHold).String())
 	case !l.bad[section+".timeout"] && k.Deadline <= k.Timeout:
 		l.problem(section+".deadline", fmt.Sprintf("%s is not longer than the timeout, %s", k.Deadline, k.Timeout), "the hold begins with the node's own stop: allow for both")
+	}
+}
+
+func (l *loader) checkDocker(section string, d Docker) {
+	switch name := d.Container; {
+	case l.bad[section+".container"]:
+	case name == "" && d.Socket != "":
+		l.problem(section+".container", "missing", "name the node's container; docker ps lists them")
+	case name != "" && !containerText.MatchString(name):
+		l.problem(section+".container", quote(name)+" cannot be a container", "write its name or its id; docker ps lists them")
+	}
+	host, tcp := strings.CutPrefix(d.Socket, "tcp://")
+	switch {
+	case l.bad[section+".socket"]:
+	case !tcp:
+		l.absolute(section+".socket", d.Socket)
+	case !hostText.MatchString(host):
+		l.problem(section+".socket", "not an address", "write a path, or tcp://host:port of a proxy without TLS on this machine")
 	}
 }
 

@@ -57,16 +57,26 @@ type Replica struct {
 	Control Control `yaml:"control"`
 }
 
-// Control is how the node is stopped and started: by Supervise or by Exec.
+// Control is how the node is stopped and started: in one of these ways.
 type Control struct {
 	// Supervise is the socket of the `eddy supervise` that is the node's parent.
 	Supervise string `yaml:"supervise"`
+	Docker    Docker `yaml:"docker"`
 	Exec      Exec   `yaml:"exec"`
 	// Timeout is how long the node may take to stop by itself.
 	Timeout Duration `yaml:"timeout" default:"120s"`
 	// Deadline is how long the whole hold may last, the node's stop included;
 	// after it the guard starts the node.
 	Deadline Duration `yaml:"deadline" default:"10m"`
+}
+
+// Docker is a node that is a container.
+type Docker struct {
+	// Container is its name or its id.
+	Container string `yaml:"container"`
+	// Socket is the engine's: a path, or tcp://host:port for a proxy before it;
+	// "": what DOCKER_HOST says, else /var/run/docker.sock.
+	Socket string `yaml:"socket"`
 }
 
 // Exec is three commands, each an argv without a shell.

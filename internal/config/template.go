@@ -15,10 +15,10 @@ var templateText string
 type TemplateValues struct {
 	Cluster, Home, RPC, Store, Region, Endpoint, Workdir string
 	Witnesses                                            []string
-	// Supervise is the socket of `eddy supervise`; Exec writes the three commands
-	// instead, to be filled in.
-	Supervise string
-	Exec      bool
+	// Supervise is the socket of `eddy supervise`. Container is written instead, or
+	// with Exec the three commands, to be filled in.
+	Supervise, Container string
+	Exec                 bool
 }
 
 // Template is a whole eddy.yaml with every key, explained. Keys that may be left

@@ -1,13 +1,14 @@
 // Package control stops and starts a node through whatever manages it, and
 // makes sure that a node which eddy stopped runs again.
 //
-// There are two ways. NewSupervise talks to "eddy supervise", the node's parent
+// There are three ways. NewSupervise talks to "eddy supervise", the node's parent
 // (Supervise, PROTOCOL.md): a hold lives and dies with a connection, and nothing
-// is written to disk. NewExec runs the operator's commands; a hold has a journal
-// and a guard process (RunGuard) that outlives eddy. AllDown makes the proof,
-// beyond any manager's word, that a node is down.
+// is written to disk. NewExec runs the operator's commands, NewDocker asks a
+// container engine; a hold then has a journal and a guard process (RunGuard) that
+// outlives eddy. AllDown makes the proof, beyond any manager's word, that a node
+// is down.
 //
-// For exec, whoever holds the flock on hold.lock owns the hold journal and may
+// For these two, whoever holds the flock on hold.lock owns the hold journal and may
 // start the node: eddy, then its guard, which inherits the descriptor. The
 // journal is written before the stop and removed after the start. The package
 // refuses to know what is done while the node stands still.

@@ -30,16 +30,31 @@ const rootDepth = 2
 // ownDir holds eddy's own stages in a root; the node has no business there.
 const ownDir = ".eddy"
 
+// errNoAnswer is in the chain where nothing shows that the node lives, but an
+// address is one that nobody answers for.
+var errNoAnswer = errors.New("nobody answers")
+
 // AllDown makes the proof for Request.Down: nobody has a file open under roots,
-// and each of addrs (host:port) refuses.
+// and each of addrs (host:port) refuses. What shows that the node lives is
+// reported first.
+//
+// Where eddy runs in a container of its own it sees no process but its own: the
+// proof by open files is then empty, and the manager's word stands for it.
 func AllDown(roots, addrs []string) func(context.Context) error {
 	return func(ctx context.Context) error {
+		var silent error
 		for _, a := range addrs { // cheap, and it says more
-			if err := PortRefuses(ctx, a); err != nil {
+			err := PortRefuses(ctx, a)
+			if errors.Is(err, errNoAnswer) {
+				silent = err
+			} else if err != nil {
 				return err
 			}
 		}
-		return NoOpenFiles(roots)
+		if err := NoOpenFiles(roots); err != nil {
+			return err
+		}
+		return silent
 	}
 }
 
@@ -53,9 +68,20 @@ func PortRefuses(ctx context.Context, addr string) error {
 		return fmt.Errorf("%w: %s still answers", ErrNotDown, addr)
 	case errors.Is(err, unix.ECONNREFUSED):
 		return nil
+	case noAnswer(err):
+		return fmt.Errorf("%w: %s: %w: %w", ErrNotDown, addr, errNoAnswer, err)
 	default:
 		return fmt.Errorf("%w: %s: %w", ErrNotDown, addr, err)
 	}
+}
+
+// noAnswer tells whether the name is unknown, or no machine has the address: a
+// stopped container leaves both behind.
+func noAnswer(err error) bool {
+	var name *net.DNSError
+	var wait net.Error
+	return errors.As(err, &name) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.ENETUNREACH) ||
+		errors.As(err, &wait) && wait.Timeout()
 }
 
 // NoOpenFiles returns nil when no process has a regular file open or mapped

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -126,6 +127,9 @@ func (e *guarded) mayHold(ctx context.Context, r Request) (rec Record, err error
 	if err := swapping(e.node.SwapFile); err != nil {
 		return rec, err
 	}
+	if err := notProcessOne(os.Getpid()); err != nil {
+		return rec, err
+	}
 	st, since, err := e.node.status(ctx)
 	if err != nil {
 		return rec, err
@@ -144,6 +148,16 @@ func (e *guarded) mayHold(ctx context.Context, r Request) (rec Record, err error
 		Purpose: r.Purpose, Stage: printable(r.Stage, maxWord), Identity: since, PID: pidOfThis(),
 	}
 	return rec, e.node.by.fit(ctx, &rec)
+}
+
+// notProcessOne refuses an eddy that no process of its own container may kill:
+// the kernel shields process 1. If it froze, what it has locked stayed locked.
+func notProcessOne(pid int) error {
+	if pid != 1 {
+		return nil
+	}
+	return hint.Add(errors.New("eddy is process 1 of its container, which its guard could not kill if it froze"),
+		"give its container an init: docker run --init, or init: true in the compose file")
 }
 
 const taintedHint = "what lies on its disk is not a clean state; look at the node's log"

@@ -243,17 +243,24 @@ func playSupervise(args []string) int {
 
 // holderArgs is a hold as another process makes it.
 type holderArgs struct {
-	Socket   string // or
-	Exec     *ExecConfig
+	Socket   string      // or
+	Exec     *ExecConfig // or
+	Docker   *DockerConfig
 	Timeout  time.Duration
 	Deadline time.Duration
 }
 
 func (a holderArgs) control() Control {
-	if a.Exec == nil {
-		return NewSupervise(a.Socket)
+	var c Control
+	var err error
+	switch {
+	case a.Exec != nil:
+		c, err = NewExec(*a.Exec)
+	case a.Docker != nil:
+		c, err = NewDocker(*a.Docker)
+	default:
+		c = NewSupervise(a.Socket)
 	}
-	c, err := NewExec(*a.Exec)
 	if err != nil {
 		panic(err)
 	}

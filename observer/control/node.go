@@ -44,7 +44,8 @@ var errGone = errors.New("it was removed while it was held")
 // node is a node and what eddy, its guard and Recover alike do with it. Its
 // exported fields travel to the guard as JSON.
 type node struct {
-	Argv          Argv          `json:"argv,omitzero"`
+	Argv          Argv          `json:"argv,omitzero"`      // one of the two
+	Container     ContainerRef  `json:"container,omitzero"` //
 	Dir           string        `json:"dir"`
 	StartTimeout  time.Duration `json:"start_timeout"`
 	StatusTimeout time.Duration `json:"status_timeout"`
@@ -63,7 +64,11 @@ func (n *node) managed() *node {
 	if n.left == nil {
 		n.left = &leftovers{}
 	}
-	n.by = &commands{argv: n.Argv, left: n.left}
+	if n.Container.Name != "" {
+		n.by = newContainer(n.Container)
+	} else {
+		n.by = &commands{argv: n.Argv, left: n.left}
+	}
 	return n
 }
 
@@ -220,11 +225,14 @@ func (n *node) awaitStarted(ctx context.Context, failed error) (bool, error) {
 // says by now.
 func (n *node) of(r Record) *node {
 	m := &node{
-		Argv: n.Argv, Dir: n.Dir, StartTimeout: n.StartTimeout, StatusTimeout: n.StatusTimeout,
+		Argv: n.Argv, Container: n.Container, Dir: n.Dir, StartTimeout: n.StartTimeout, StatusTimeout: n.StatusTimeout,
 		SwapFile: n.SwapFile, run: r.Identity, left: n.left,
 	}
 	if r.Argv.Start != nil && r.Argv.Status != nil {
 		m.Argv = r.Argv
+	}
+	if r.Container.ID != "" {
+		m.Container = r.Container
 	}
 	return m.managed()
 }

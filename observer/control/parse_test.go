@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,7 @@ func FuzzParseRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, s := range []string{string(good), string(good[:len(good)/2]), "", "null", "[]", `{}`, `{"argv":{"start":[""]}}`, `{"argv":[],"started":"x","format":"1"}`, "\x00\x00"} {
+	for _, s := range []string{string(good), string(good[:len(good)/2]), "", "null", "[]", `{}`, `{"argv":{"start":[""]}}`, `{"argv":[],"started":"x","format":"1"}`, "\x00\x00", `{"container":{"name":"n","id":"0123456789ab","host":"unix:///s"}}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -33,12 +34,43 @@ func FuzzParseRecord(f *testing.F) {
 			}
 			return
 		}
+		if c := r.Container; c != (ContainerRef{}) {
+			if _, err := newEngine(c.Host); err != nil || !hexID(c.ID) || c.Name == "" || strings.ContainsAny(c.Name, "\n\x1b") {
+				t.Fatalf("a container that cannot be asked for: %+v, %v", c, err)
+			}
+		}
 		for _, argv := range [][]string{r.Argv.Stop, r.Argv.Start, r.Argv.Status} {
 			if argv != nil && checkArgv(argv) != nil {
 				t.Fatalf("a command that cannot be run: %q", argv)
 			}
 		}
 		_ = r.String()
+	})
+}
+
+func FuzzParseContainer(f *testing.F) {
+	for _, s := range []string{
+		`{"Id":"0123456789ab","Name":"/gaia","State":{"Status":"running","StartedAt":"2026-11-20T23:55:00.1Z"},"HostConfig":{"RestartPolicy":{"Name":"always"}},"Config":{"StopSignal":"SIGINT","StopTimeout":30,"Labels":{"a":"b"}}}`,
+		`{"Id":"0123456789ab","State":{"Status":"exited","ExitCode":137,"OOMKilled":true,"StartedAt":"0001-01-01T00:00:00Z"},"Config":{"StopTimeout":-9223372036854775808}}`,
+		`{"Id":"0123456789ab","State":{"Status":"\u001b[0m"}}`, `{}`, "null", "[]", "",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		i, err := parseContainer(b)
+		if err != nil {
+			return
+		}
+		st, serr := i.state()
+		if (st == unknown) != (serr != nil) || !hexID(i.id) || i.stopTimeout < -time.Second || i.restart == "" || i.stopSignal == "" {
+			t.Fatalf("%+v: %v, %v", i, st, serr)
+		}
+		for _, err := range []error{serr, i.ending(), i.refusal()} {
+			if err != nil && strings.ContainsAny(err.Error()+hint.Of(err), "\n\x1b") {
+				t.Fatalf("%+v: %q", i, err)
+			}
+		}
+		_ = i.run()
 	})
 }
 

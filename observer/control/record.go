@@ -22,9 +22,10 @@ const (
 )
 
 const (
-	recordFormat = 1
-	kindHold     = "hold"
-	controlExec  = "exec"
+	recordFormat  = 1
+	kindHold      = "hold"
+	controlExec   = "exec"
+	controlDocker = "docker"
 )
 
 // ErrTorn is in the chain of ReadHold's error where a journal is there that says
@@ -35,19 +36,20 @@ var ErrTorn = errors.New("the hold journal is torn")
 // field may be added, none may change its meaning, and min_reader is only there
 // to be told to people.
 type Record struct {
-	Format    int       `json:"format"`
-	MinReader int       `json:"min_reader"`
-	Kind      string    `json:"kind"`          // "hold"
-	Control   string    `json:"control"`       // "exec"
-	Argv      Argv      `json:"argv,omitzero"` // exec
-	BootID    string    `json:"boot_id"`
-	Started   time.Time `json:"started"`  // before the stop was asked for
-	Deadline  time.Time `json:"deadline"` // after it the guard starts the node
-	StopMS    int64     `json:"stop_timeout_ms"`
-	Purpose   string    `json:"purpose"` // "backup", or "restore": then only the restore may start the node
-	Stage     string    `json:"stage"`
-	Identity  string    `json:"identity"` // what the status command said of the run that was stopped, "" where it says nothing
-	PID       int       `json:"pid"`      // of the eddy that holds, for messages only
+	Format    int          `json:"format"`
+	MinReader int          `json:"min_reader"`
+	Kind      string       `json:"kind"`    // "hold"
+	Control   string       `json:"control"` // "exec" or "docker"; then it has
+	Argv      Argv         `json:"argv,omitzero"`
+	Container ContainerRef `json:"container,omitzero"`
+	BootID    string       `json:"boot_id"`
+	Started   time.Time    `json:"started"`  // before the stop was asked for
+	Deadline  time.Time    `json:"deadline"` // after it the guard starts the node
+	StopMS    int64        `json:"stop_timeout_ms"`
+	Purpose   string       `json:"purpose"` // "backup", or "restore": then only the restore may start the node
+	Stage     string       `json:"stage"`
+	Identity  string       `json:"identity"` // what the manager said of the run that was stopped, "" where it says nothing
+	PID       int          `json:"pid"`      // of the eddy that holds, for messages only
 }
 
 // Argv are the commands of a node, each run without a shell.
@@ -95,8 +97,21 @@ func parseRecord(b []byte) (Record, error) {
 	}
 	var a map[string]json.RawMessage
 	_ = json.Unmarshal(m["argv"], &a)
+	r.Container = containerOf(m["container"])
 	r.Argv = Argv{Stop: argvOf(a["stop"]), Start: argvOf(a["start"]), Status: argvOf(a["status"])}
 	return r, nil
+}
+
+// containerOf is a container that can be asked for, or the zero value.
+func containerOf(raw json.RawMessage) ContainerRef {
+	var c ContainerRef
+	if json.Unmarshal(raw, &c) != nil || !hexID(c.ID) || c.Name == "" || c.Name != printable(c.Name, maxWord) {
+		return ContainerRef{}
+	}
+	if _, err := newEngine(c.Host); err != nil {
+		return ContainerRef{}
+	}
+	return c
 }
 
 // argvOf is a command that can be run, or nil.
