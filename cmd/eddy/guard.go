@@ -16,3 +16,20 @@ func newGuardCommand() *cobra.Command {
 		RunE:   func(*cobra.Command, []string) error { return control.RunGuard() },
 	}
 }
+
+// newUnitGuardCommand is one look at a held unit, at which the timer
+// eddy-guard@UNIT starts the node if nobody else can. Only systemd starts it.
+func newUnitGuardCommand() *cobra.Command {
+	var workdir string
+	cmd := &cobra.Command{
+		Use:    control.UnitGuardVerb + " UNIT",
+		Short:  "look after a held unit (started by systemd)",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return control.RunUnitGuard(cmd.Context(), workdir, args[0])
+		},
+	}
+	cmd.Flags().StringVar(&workdir, "workdir", "/var/lib/eddy", "where the hold journal is")
+	return cmd
+}

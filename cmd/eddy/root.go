@@ -134,7 +134,7 @@ again, and streams them to object storage as archives that zstd and tar restore.
 	group("backup", a.backupCommand(), a.runCommand(), a.listCommand(), a.showCommand(), a.restoreCommand(), a.deleteCommand(), a.expireCommand(), a.statusCommand())
 	group("node", newSuperviseCommand(), newNodeCommand())
 	group("other", a.demoCommand(), a.configCommand(), a.versionCommand())
-	root.AddCommand(newGuardCommand())
+	root.AddCommand(newGuardCommand(), newUnitGuardCommand())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
 	usageErrors(root)

@@ -59,6 +59,7 @@ var homes = map[string][]string{
 	"github.com/spf13/cobra":         {"cmd/eddy"},
 	"github.com/netresearch/go-cron": {"internal/config", "cmd/eddy"},
 	"go.yaml.in/yaml/v3":             {"internal/config"},
+	"github.com/godbus/dbus":         {"observer/control"},
 	"golang.org/x/term":              {"internal/ui", "cmd/eddy"},
 }
 

@@ -5,10 +5,11 @@
 // (Supervise, PROTOCOL.md): a hold lives and dies with a connection, and nothing
 // is written to disk. NewExec runs the operator's commands, NewDocker asks a
 // container engine; a hold then has a journal and a guard process (RunGuard) that
-// outlives eddy. AllDown makes the proof, beyond any manager's word, that a node
-// is down.
+// outlives eddy. NewSystemd asks systemd; such a hold has, beside journal and
+// guard process, a timer of systemd's that looks after both (RunUnitGuard).
+// AllDown makes the proof, beyond any manager's word, that a node is down.
 //
-// For these two, whoever holds the flock on hold.lock owns the hold journal and may
+// For all but supervise, whoever holds the flock on hold.lock owns the hold journal and may
 // start the node: eddy, then its guard, which inherits the descriptor. The
 // journal is written before the stop and removed after the start. The package
 // refuses to know what is done while the node stands still.

@@ -51,12 +51,21 @@ var roles = map[string]func(args []string) int{
 		}
 		return 0
 	},
+	UnitGuardVerb: func(args []string) int { // --workdir DIR UNIT
+		if err := RunUnitGuard(context.Background(), args[1], args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	},
 	"play-node":      playNode,
 	"play-ctl":       playCtl,
 	"play-supervise": playSupervise,
 	"play-holder":    playHolder,
 	"play-orphans":   playOrphans,
 	"play-status":    playStatus,
+	"play-recover":   playRecover,
+	"play-run":       playRun,
 }
 
 func self() string {
@@ -246,6 +255,7 @@ type holderArgs struct {
 	Socket   string      // or
 	Exec     *ExecConfig // or
 	Docker   *DockerConfig
+	Systemd  *SystemdConfig
 	Timeout  time.Duration
 	Deadline time.Duration
 }
@@ -254,6 +264,8 @@ func (a holderArgs) control() Control {
 	var c Control
 	var err error
 	switch {
+	case a.Systemd != nil:
+		c, err = NewSystemd(*a.Systemd)
 	case a.Exec != nil:
 		c, err = NewExec(*a.Exec)
 	case a.Docker != nil:
@@ -306,6 +318,43 @@ func playHolder(args []string) int {
 	}
 }
 
+// playRecover is an eddy that closes what an earlier one left open.
+func playRecover(args []string) int {
+	var a holderArgs
+	if err := json.Unmarshal([]byte(args[0]), &a); err != nil {
+		panic(err)
+	}
+	acted, err := a.control().Recover(context.Background())
+	if err != nil {
+		fmt.Println("error", err)
+		return 1
+	}
+	fmt.Println("acted", acted)
+	return 0
+}
+
+// playRun is the daemon: it recovers, and holds once in the node's life.
+func playRun(args []string) int {
+	if code := playRecover(args); code != 0 {
+		return code
+	}
+	const h = home("/var/lib/gaia")
+	if os.Remove(h.path("hold-once")) != nil {
+		time.Sleep(time.Hour)
+	}
+	var a holderArgs
+	if err := json.Unmarshal([]byte(args[0]), &a); err != nil {
+		panic(err)
+	}
+	if _, err := a.control().Hold(context.Background(), Request{Timeout: a.Timeout, Deadline: a.Deadline, Stage: "s1"}); err != nil {
+		fmt.Println("error", err)
+		return 1
+	}
+	h.write("held", "x")
+	time.Sleep(time.Hour)
+	return 0
+}
+
 // playOrphans is a node that leaves zombies to its parent.
 func playOrphans(args []string) int {
 	h := home(args[0])
@@ -347,7 +396,12 @@ type proc struct {
 
 func spawnSelf(t *testing.T, args ...string) *proc {
 	t.Helper()
-	p := &proc{Cmd: exec.Command(self(), args...), lines: make(chan string, 64), done: make(chan struct{}), err: &bytes.Buffer{}}
+	return spawnCmd(t, exec.Command(self(), args...))
+}
+
+func spawnCmd(t *testing.T, cmd *exec.Cmd) *proc {
+	t.Helper()
+	p := &proc{Cmd: cmd, lines: make(chan string, 64), done: make(chan struct{}), err: &bytes.Buffer{}}
 	stdin, err := p.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -384,7 +438,7 @@ func spawnSelf(t *testing.T, args ...string) *proc {
 			<-p.done
 		}
 		if t.Failed() {
-			t.Logf("%s said:\n%s", args[0], p.err)
+			t.Logf("%q said:\n%s", cmd.Args, p.err)
 		}
 	})
 	return p

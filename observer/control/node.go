@@ -38,14 +38,16 @@ type manager interface {
 // errNoReturn is returned by manager.start where the start is still under way.
 var errNoReturn = errors.New("the start has not returned")
 
-// errGone says that what was stopped is no more: there is nothing to start.
-var errGone = errors.New("it was removed while it was held")
+// errGone says that what was stopped is no more, or that somebody does not want it
+// to run any more: there is nothing to start.
+var errGone = errors.New("somebody took it away while it was held")
 
 // node is a node and what eddy, its guard and Recover alike do with it. Its
 // exported fields travel to the guard as JSON.
 type node struct {
-	Argv          Argv          `json:"argv,omitzero"`      // one of the two
+	Argv          Argv          `json:"argv,omitzero"`      // one of the three
 	Container     ContainerRef  `json:"container,omitzero"` //
+	Unit          UnitRef       `json:"unit,omitzero"`      //
 	Dir           string        `json:"dir"`
 	StartTimeout  time.Duration `json:"start_timeout"`
 	StatusTimeout time.Duration `json:"status_timeout"`
@@ -64,9 +66,12 @@ func (n *node) managed() *node {
 	if n.left == nil {
 		n.left = &leftovers{}
 	}
-	if n.Container.Name != "" {
+	switch {
+	case n.Container.Name != "":
 		n.by = newContainer(n.Container)
-	} else {
+	case n.Unit.Name != "":
+		n.by = newService(n.Unit, n.Dir)
+	default:
 		n.by = &commands{argv: n.Argv, left: n.left}
 	}
 	return n
@@ -225,7 +230,7 @@ func (n *node) awaitStarted(ctx context.Context, failed error) (bool, error) {
 // says by now.
 func (n *node) of(r Record) *node {
 	m := &node{
-		Argv: n.Argv, Container: n.Container, Dir: n.Dir, StartTimeout: n.StartTimeout, StatusTimeout: n.StatusTimeout,
+		Argv: n.Argv, Container: n.Container, Unit: n.Unit, Dir: n.Dir, StartTimeout: n.StartTimeout, StatusTimeout: n.StatusTimeout,
 		SwapFile: n.SwapFile, run: r.Identity, left: n.left,
 	}
 	if r.Argv.Start != nil && r.Argv.Status != nil {
@@ -233,6 +238,9 @@ func (n *node) of(r Record) *node {
 	}
 	if r.Container.ID != "" {
 		m.Container = r.Container
+	}
+	if r.Unit.Name != "" {
+		m.Unit = r.Unit
 	}
 	return m.managed()
 }

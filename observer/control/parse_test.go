@@ -23,7 +23,7 @@ func FuzzParseRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, s := range []string{string(good), string(good[:len(good)/2]), "", "null", "[]", `{}`, `{"argv":{"start":[""]}}`, `{"argv":[],"started":"x","format":"1"}`, "\x00\x00", `{"container":{"name":"n","id":"0123456789ab","host":"unix:///s"}}`} {
+	for _, s := range []string{string(good), string(good[:len(good)/2]), "", "null", "[]", `{}`, `{"argv":{"start":[""]}}`, `{"argv":[],"started":"x","format":"1"}`, `{"unit":{"name":"gaiad.service","rights":"sudo"}}`, `{"unit":{"name":"--x.service","rights":"sudo"}}`, "\x00\x00", `{"container":{"name":"n","id":"0123456789ab","host":"unix:///s"}}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -43,6 +43,9 @@ func FuzzParseRecord(f *testing.F) {
 			if argv != nil && checkArgv(argv) != nil {
 				t.Fatalf("a command that cannot be run: %q", argv)
 			}
+		}
+		if r.Unit != (UnitRef{}) && checkUnit(r.Unit) != nil {
+			t.Fatalf("a unit that cannot be asked for: %+v", r.Unit)
 		}
 		_ = r.String()
 	})

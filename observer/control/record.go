@@ -22,10 +22,11 @@ const (
 )
 
 const (
-	recordFormat  = 1
-	kindHold      = "hold"
-	controlExec   = "exec"
-	controlDocker = "docker"
+	recordFormat   = 1
+	kindHold       = "hold"
+	controlExec    = "exec"
+	controlDocker  = "docker"
+	controlSystemd = "systemd"
 )
 
 // ErrTorn is in the chain of ReadHold's error where a journal is there that says
@@ -39,9 +40,10 @@ type Record struct {
 	Format    int          `json:"format"`
 	MinReader int          `json:"min_reader"`
 	Kind      string       `json:"kind"`    // "hold"
-	Control   string       `json:"control"` // "exec" or "docker"; then it has
+	Control   string       `json:"control"` // "exec", "docker" or "systemd"; then it has
 	Argv      Argv         `json:"argv,omitzero"`
 	Container ContainerRef `json:"container,omitzero"`
+	Unit      UnitRef      `json:"unit,omitzero"`
 	BootID    string       `json:"boot_id"`
 	Started   time.Time    `json:"started"`  // before the stop was asked for
 	Deadline  time.Time    `json:"deadline"` // after it the guard starts the node
@@ -95,6 +97,7 @@ func parseRecord(b []byte) (Record, error) {
 	} {
 		_ = json.Unmarshal(m[name], dst) // absent, or of another type one day: the zero value
 	}
+	r.Unit = unitRefOf(m["unit"])
 	var a map[string]json.RawMessage
 	_ = json.Unmarshal(m["argv"], &a)
 	r.Container = containerOf(m["container"])
@@ -112,6 +115,15 @@ func containerOf(raw json.RawMessage) ContainerRef {
 		return ContainerRef{}
 	}
 	return c
+}
+
+// unitRefOf is a unit that can be asked for, or the zero value.
+func unitRefOf(raw json.RawMessage) UnitRef {
+	var u UnitRef
+	if json.Unmarshal(raw, &u) != nil || checkUnit(u) != nil {
+		return UnitRef{}
+	}
+	return u
 }
 
 // argvOf is a command that can be run, or nil.
