@@ -54,6 +54,11 @@ func newControl(c *config.Config) (control.Control, error) {
 	switch {
 	case k.Supervise != "":
 		return control.NewSupervise(k.Supervise), nil
+	case k.Systemd.Unit != "":
+		return control.NewSystemd(control.SystemdConfig{
+			Unit: k.Systemd.Unit, Rights: k.Systemd.Rights,
+			Dir: c.Workdir, SwapFile: swap, MayStart: mayStart,
+		})
 	case k.Docker.Container != "":
 		return control.NewDocker(control.DockerConfig{
 			Container: k.Docker.Container, Host: dockerHost(k.Docker.Socket),

@@ -24,6 +24,10 @@ var (
 	containerText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 	hostText      = regexp.MustCompile(`^([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$`)
 	classText     = regexp.MustCompile(`^[A-Z0-9_]{1,40}$`)
+	// unitText are the characters of systemd's names; otherUnit are units that
+	// are no services.
+	unitText  = regexp.MustCompile(`^[A-Za-z0-9:_.\\][A-Za-z0-9:_.\\@-]{0,199}$`)
+	otherUnit = regexp.MustCompile(`\.(target|timer|socket|path|slice|scope|mount|automount|swap|device)$`)
 	// bucketText is wider than AWS's rule: older and other stores allow more.
 	bucketText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$`)
 	keyFile    = regexp.MustCompile(`^(priv_validator_.*|node_key\.json|keyring-.*)$`)
@@ -87,7 +91,7 @@ func (l *loader) required(need Need) {
 		}
 	}
 	if need&NeedReplica != 0 && len(c.Replica.Control.ways()) == 0 && !l.badBelow("replica.control") && !l.excused("replica.control") {
-		l.problem("replica.control", "missing", "say how the node is stopped and started: supervise: /run/eddy/node.sock, docker: {container: NAME}, or exec: {stop: [...], start: [...], status: [...]}")
+		l.problem("replica.control", "missing", "say how the node is stopped and started: supervise: /run/eddy/node.sock, systemd: {unit: NAME}, docker: {container: NAME}, or exec: {stop: [...], start: [...], status: [...]}")
 	}
 }
 
@@ -134,6 +138,7 @@ func (k Control) ways() (set []string) {
 		set  bool
 	}{
 		{"supervise", k.Supervise != ""},
+		{"systemd", k.Systemd.Unit != ""},
 		{"docker", k.Docker != Docker{}},
 		{"exec", !k.Exec.empty()},
 	} {
@@ -231,6 +236,9 @@ func (l *loader) checkControl() {
 	l.absolute(section+".supervise", k.Supervise)
 	if !l.bad[section+".supervise"] && len(k.Supervise) > maxSocket {
 		l.problem(section+".supervise", fmt.Sprintf("%d bytes are too long for a socket's path", len(k.Supervise)), fmt.Sprintf("at most %d: put it below /run", maxSocket))
+	}
+	if u := k.Systemd.Unit; u != "" && !l.bad[section+".systemd.unit"] && (!unitText.MatchString(u) || otherUnit.MatchString(u)) {
+		l.problem(section+".systemd.unit", quote(u)+" cannot be a service", "write its name as systemctl list-units --type=service shows it")
 	}
 	l.checkDocker(section+".docker", k.Docker)
 	for _, a := range []struct {

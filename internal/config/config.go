@@ -60,14 +60,23 @@ type Replica struct {
 // Control is how the node is stopped and started: in one of these ways.
 type Control struct {
 	// Supervise is the socket of the `eddy supervise` that is the node's parent.
-	Supervise string `yaml:"supervise"`
-	Docker    Docker `yaml:"docker"`
-	Exec      Exec   `yaml:"exec"`
+	Supervise string  `yaml:"supervise"`
+	Systemd   Systemd `yaml:"systemd"`
+	Docker    Docker  `yaml:"docker"`
+	Exec      Exec    `yaml:"exec"`
 	// Timeout is how long the node may take to stop by itself.
 	Timeout Duration `yaml:"timeout" default:"120s"`
 	// Deadline is how long the whole hold may last, the node's stop included;
 	// after it the guard starts the node.
 	Deadline Duration `yaml:"deadline" default:"10m"`
+}
+
+// Systemd is a node that is a service of systemd.
+type Systemd struct {
+	// Unit is its name, with or without .service.
+	Unit string `yaml:"unit"`
+	// Rights is how an eddy that is not root may stop and start it.
+	Rights string `yaml:"rights" default:"polkit" enum:"polkit,sudo"`
 }
 
 // Docker is a node that is a container.

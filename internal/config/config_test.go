@@ -69,7 +69,7 @@ func TestLoadFileAndDefaults(t *testing.T) {
 		Replica: Replica{
 			Kind: "cometbft", Home: "/var/lib/gaia", RPC: "http://127.0.0.1:26657",
 			Witnesses: []string{"http://10.0.0.11:26657", "http://10.0.0.12:26657"},
-			Control:   Control{Supervise: "/run/eddy/node.sock", Timeout: Duration(time.Minute), Deadline: Duration(10 * time.Minute)},
+			Control:   Control{Supervise: "/run/eddy/node.sock", Systemd: Systemd{Rights: "polkit"}, Timeout: Duration(time.Minute), Deadline: Duration(10 * time.Minute)},
 		},
 		Store:     Store{URL: "s3://backups/eddy", Region: "eu-west-1", PathStyle: "auto"},
 		Schedule:  "@daily",
@@ -405,8 +405,8 @@ func TestTemplateHasEveryKey(t *testing.T) {
 	all = strings.Replace(all, "  by: none", "  by: eddy", 1)
 	seen := map[string]bool{}
 	// A node is controlled in one way: the file is read once with each.
-	ways := regexp.MustCompile(`(?m)^    (supervise|docker|exec):.*\n(      .*\n)*`)
-	for _, way := range []string{"supervise", "docker", "exec"} {
+	ways := regexp.MustCompile(`(?m)^    (supervise|systemd|docker|exec):.*\n(      .*\n)*`)
+	for _, way := range []string{"supervise", "systemd", "docker", "exec"} {
 		text := ways.ReplaceAllStringFunc(all, func(block string) string {
 			if strings.HasPrefix(strings.TrimSpace(block), way) {
 				return block
