@@ -158,6 +158,26 @@ func TestUnits(t *testing.T) {
 			t.Errorf("%s = %q, want %q", c.key, got, c.want)
 		}
 	}
+	timer, guard := unit(t, "eddy-guard@.timer"), unit(t, "eddy-guard@.service")
+	for _, c := range []struct {
+		set       map[string][]string
+		key, want string
+	}{
+		{timer, "Unit.After", "%i.service"},
+		{timer, "Timer.OnActiveSec", "5s"},
+		{timer, "Timer.OnUnitInactiveSec", "5s"},
+		{guard, "Unit.StartLimitIntervalSec", "0"},
+		{guard, "Service.Type", "oneshot"},
+		{guard, "Service.User", eddy["Service.User"][0]},
+		{guard, "Service.ExecStart", "/usr/local/bin/eddy guard-unit --workdir /var/lib/eddy %i"},
+	} {
+		if got := c.set[c.key]; !slices.Equal(got, []string{c.want}) {
+			t.Errorf("guard: %s = %q, want %q", c.key, got, c.want)
+		}
+	}
+	if timer["Install.WantedBy"] != nil || guard["Install.WantedBy"] != nil {
+		t.Error("the guard can be enabled: it is armed by eddy alone")
+	}
 	if u, v := eddy["Service.User"], node["Service.User"]; len(u) != 1 || !slices.Equal(u, v) || u[0] == "root" {
 		t.Errorf("eddy runs as %q, the node as %q: must be one, and not root", u, v)
 	}
@@ -177,7 +197,7 @@ func TestUnitsBySystemd(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"eddy.service", "node.service"} {
+	for _, name := range []string{"eddy.service", "node.service", "eddy-guard@.service", "eddy-guard@.timer"} {
 		b, err := os.ReadFile(filepath.Join("systemd", name))
 		if err != nil {
 			t.Fatal(err)
@@ -197,5 +217,41 @@ func TestUnitsBySystemd(t *testing.T) {
 	out, err := exec.Command(analyze, "security", "--offline=yes", "--threshold=25", "--no-pager", filepath.Join(dir, "eddy.service")).CombinedOutput()
 	if err != nil {
 		t.Errorf("security: %v\n%s", err, out)
+	}
+}
+
+// Rule and sudoers give the same rights, over one unit and its guard's timer.
+func TestRights(t *testing.T) {
+	sudoers, err := os.ReadFile("systemd/sudoers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(string(sudoers)) {
+		if line = strings.TrimRight(strings.TrimSpace(line), `, \`); strings.HasPrefix(line, "/") {
+			got = append(got, strings.TrimPrefix(line, "/usr/bin/systemctl --no-ask-password --no-block "))
+		}
+	}
+	want := []string{
+		"stop gaiad.service", "start gaiad.service", "reset-failed gaiad.service",
+		"stop eddy-guard@gaiad.timer", "start eddy-guard@gaiad.timer",
+	}
+	if !slices.Equal(got, want) || strings.Contains(string(sudoers), "*") {
+		t.Errorf("sudoers allows %q, want %q", got, want)
+	}
+	rule, err := os.ReadFile("systemd/50-eddy.rules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		`action.id != "org.freedesktop.systemd1.manage-units"`, `subject.user != "gaia"`,
+		`unit == "gaiad.service" && (order || verb == "reset-failed")`, `unit == "eddy-guard@gaiad.timer" && order`,
+	} {
+		if !strings.Contains(string(rule), text) {
+			t.Errorf("the rule lacks %s", text)
+		}
+	}
+	if n := strings.Count(string(rule), "Result.YES"); n != 2 {
+		t.Errorf("the rule says yes in %d places, want 2", n)
 	}
 }
