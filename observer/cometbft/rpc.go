@@ -2,6 +2,7 @@ package cometbft
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/url"
@@ -18,28 +19,42 @@ import (
 // callTimeout bounds one call of a node's RPC.
 const callTimeout = 5 * time.Second
 
-// bare is a URL without what might be a secret in it: user, password, query.
+// bare is a URL without what might be a secret in it: user, password, query, and
+// the path, in which providers put their tokens.
 func bare(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return "(a URL that cannot be read)"
 	}
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	out := url.URL{Scheme: u.Scheme, Host: u.Host}
+	if u.Path != "" && u.Path != "/" {
+		out.Path = "/..."
+	}
+	return out.String()
 }
 
-// redact takes an RPC address out of an error's text, where it might stand with
-// its password.
+// redact takes an RPC address out of an error's text, where it stands with all
+// that is secret in it.
 func redact(err error, raw string) error {
 	if err == nil {
 		return nil
 	}
-	text := strings.ReplaceAll(err.Error(), raw, bare(raw))
-	if u, perr := url.Parse(raw); perr == nil && u.User != nil {
+	if u := new(url.Error); errors.As(err, &u) {
+		err = u.Err // the rest of its text is the address
+	}
+	words := []string{raw, bare(raw)}
+	if u, perr := url.Parse(raw); perr == nil {
 		if pw, ok := u.User.Password(); ok && pw != "" {
-			text = strings.ReplaceAll(text, pw, "***")
+			header := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + pw))
+			words = append(words, pw, "***", url.QueryEscape(pw), "***", header, "***")
+		}
+		for _, p := range []string{u.Path, u.EscapedPath(), u.RawQuery} {
+			if p = strings.TrimSuffix(p, "/"); len(p) > 1 {
+				words = append(words, p, "/...")
+			}
 		}
 	}
-	return errors.New(text)
+	return errors.New(strings.NewReplacer(words...).Replace(err.Error()))
 }
 
 // nodeStatus is what a node's /status says, as far as it matters here.
