@@ -88,6 +88,41 @@ func (b *Backup) verified() bool {
 	return slices.ContainsFunc(b.Grades, func(g string) bool { return strings.HasSuffix(g, "-verified") })
 }
 
+// LastVerified is when a backup that is still there was last read back whole, the
+// zero time where none was. It lists names and reads no manifest.
+func (c *Catalog) LastVerified(ctx context.Context) (time.Time, error) {
+	found, err := c.objects(ctx, c.dataPrefix())
+	if err != nil {
+		return time.Time{}, err
+	}
+	var last time.Time
+	for _, d := range found {
+		if _, ok := d.sizes[manifestName]; !ok {
+			continue // deleted, or half of it
+		}
+		for _, g := range d.Grades {
+			if at := gradeTime(g, "verified"); at.After(last) {
+				last = at
+			}
+		}
+	}
+	return last, nil
+}
+
+// gradeTime is when a grade of a kind was given, by its name
+// (20261120T235500Z-verified); the zero time for all other names.
+func gradeTime(name, kind string) time.Time {
+	when, ok := strings.CutSuffix(name, "-"+kind)
+	if !ok {
+		return time.Time{}
+	}
+	at, err := time.Parse(idTime, when)
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
 // Apply deletes what a plan names and the policy, asked again of what is there by
 // now, still lets go: a backup that was pinned since, or that became the newest
 // because others are gone, stays. deleted, where set, is called after each.

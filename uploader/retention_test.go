@@ -180,3 +180,33 @@ func TestApplyAsksAgain(t *testing.T) {
 		t.Fatal("the stale record of a READY backup was not swept")
 	}
 }
+
+// The newest grade "verified" of a backup that is still there counts; others, and
+// those of what was deleted, do not.
+func TestLastVerified(t *testing.T) {
+	c := testCatalog(t)
+	last := func() time.Time {
+		t.Helper()
+		at, err := c.LastVerified(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	if at := last(); !at.IsZero() {
+		t.Errorf("an empty bucket was verified at %s", at)
+	}
+	a, b := mustBackup(t, c, t0, "auto", 1), mustBackup(t, c, t0.Add(time.Hour), "auto", 2)
+	for _, g := range []string{a + "/grades/20261122T010203Z-verified", b + "/grades/20261121T000000Z-verified", b + "/grades/20261130T000000Z-sampled", b + "/grades/nonsense-verified"} {
+		put(t, c, c.dataPrefix()+g+".json", "{}")
+	}
+	if at, want := last(), time.Date(2026, 11, 22, 1, 2, 3, 0, time.UTC); !at.Equal(want) {
+		t.Errorf("%s, want %s", at, want)
+	}
+	if err := c.Store().Delete(t.Context(), c.ObjectKey(a, manifestName)); err != nil {
+		t.Fatal(err)
+	}
+	if at, want := last(), time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC); !at.Equal(want) {
+		t.Errorf("after a deletion %s, want %s", at, want)
+	}
+}

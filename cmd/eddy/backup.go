@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/netresearch/go-cron"
 	"github.com/spf13/cobra"
@@ -28,12 +29,16 @@ func (a *app) backupCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			b, err := a.newBackup(cmd.Context(), c, label)
+			t, err := a.newTeller(c)
 			if err != nil {
 				return err
 			}
+			b, err := a.newBackup(cmd.Context(), c, t, label)
+			if err != nil {
+				return t.notBegun(cmd.Context(), err)
+			}
 			b.NewIncarn = newIncarnation
-			return a.makeBackup(cmd.Context(), b)
+			return a.makeBackup(cmd.Context(), b, t)
 		},
 	}
 	c.Flags().StringVar(&label, "label", "auto", "a word of your own for this backup")
@@ -41,9 +46,10 @@ func (a *app) backupCommand() *cobra.Command {
 	return c
 }
 
-// makeBackup runs a backup and prints what came of it.
-func (a *app) makeBackup(ctx context.Context, b *job.Backup) error {
+// makeBackup runs a backup, prints what came of it, and tells it.
+func (a *app) makeBackup(ctx context.Context, b *job.Backup, t *teller) error {
 	sum, err := b.Run(ctx)
+	defer func() { t.ended(ctx, sum, err) }() // of the run itself, not of the printing
 	if sum.Outcome == "" {
 		return err
 	}
@@ -66,19 +72,23 @@ func (a *app) runCommand() *cobra.Command {
 			if err != nil {
 				return err // config has parsed it before
 			}
-			first, err := a.newBackup(cmd.Context(), c, "auto")
+			t, err := a.newTeller(c)
 			if err != nil {
 				return err
 			}
+			first, err := a.newBackup(cmd.Context(), c, t, "auto")
+			if err != nil {
+				return t.notBegun(cmd.Context(), err)
+			}
 			d := &job.Daemon{
-				Workdir: first.Workdir, Schedule: schedule, Events: a.ui, Now: first.Now,
+				Workdir: first.Workdir, Schedule: schedule, Events: a.ui, Watch: t, Now: first.Now,
 				Recover: first.Replica.Recover,
 				Backup: func(ctx context.Context) error {
-					b, err := a.newBackup(ctx, c, "auto")
+					b, err := a.newBackup(ctx, c, t, "auto")
 					if err != nil {
-						return err
+						return t.notBegun(ctx, err)
 					}
-					return a.makeBackup(ctx, b)
+					return a.makeBackup(ctx, b, t)
 				},
 			}
 			if c.Retention.By == "eddy" {
@@ -86,7 +96,12 @@ func (a *app) runCommand() *cobra.Command {
 					return a.expire(ctx, first.Catalog, uploader.Policy{Last: c.Retention.Last}, true)
 				}
 			}
-			return d.Run(cmd.Context())
+			ctx, stop := context.WithCancel(cmd.Context())
+			var metrics sync.WaitGroup
+			metrics.Go(func() { t.keep(ctx) })
+			defer metrics.Wait()
+			defer stop()
+			return d.Run(ctx)
 		},
 	}
 }

@@ -40,17 +40,35 @@ type childExit int
 
 func (c childExit) Error() string { return "child exited" }
 
+// verdict is the exit code of a check in the manner of Nagios, whose one line has
+// been printed.
+type verdict int
+
+func (v verdict) Error() string { return "check: " + v.word() }
+
+const (
+	verdictOK verdict = iota
+	verdictWarning
+	verdictCritical
+	verdictUnknown
+)
+
+func (v verdict) word() string { return [...]string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}[v] }
+
 // exitCode maps an error to the code that scripts rely on. An interruption wins
 // over whatever it caused; among the others the first sentinel found in this
 // order stands.
 func exitCode(ctx context.Context, err error) int {
 	var child childExit
+	var check verdict
 	var conf *config.Error
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &child):
 		return int(child)
+	case errors.As(err, &check):
+		return int(check)
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &conf), errors.Is(err, errUsage):
@@ -74,5 +92,35 @@ func exitCode(ctx context.Context, err error) int {
 		return exitStore
 	default:
 		return exitFailed
+	}
+}
+
+// reason is the word by which a failed run is counted, of job.Reasons. As with
+// exit codes the first that fits stands: where a node was not started again, that
+// is what matters.
+func reason(err error) string {
+	var conf *config.Error
+	switch {
+	case errors.Is(err, job.ErrStart):
+		return job.ReasonStart
+	case errors.Is(err, context.Canceled):
+		return job.ReasonInterrupted
+	case errors.As(err, &conf):
+		return job.ReasonConfig
+	case errors.Is(err, fsx.ErrLocked), errors.Is(err, control.ErrRestoring):
+		return job.ReasonLocked
+	case errors.Is(err, control.ErrStopped), errors.Is(err, control.ErrKilled),
+		errors.Is(err, control.ErrStopTimeout), errors.Is(err, control.ErrNotDown):
+		return job.ReasonHold
+	case errors.Is(err, observer.ErrNotFit):
+		return job.ReasonGate
+	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged):
+		return job.ReasonCorrupt
+	case errors.Is(err, uploader.ErrRefused), errors.Is(err, uploader.ErrUnreachable), errors.Is(err, uploader.ErrNotFound):
+		return job.ReasonStore
+	case errors.Is(err, job.ErrStage):
+		return job.ReasonStage
+	default:
+		return job.ReasonOther
 	}
 }

@@ -12,9 +12,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
-	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/ui"
-	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/uploader"
 )
 
@@ -258,79 +256,4 @@ func (a *app) expire(ctx context.Context, cat *uploader.Catalog, p uploader.Poli
 		show(x)
 	}
 	return printed
-}
-
-// status is what `eddy status` prints.
-type status struct {
-	Running *job.State      `json:"running,omitempty"`
-	Hold    *control.Record `json:"hold,omitempty"`
-	Last    job.Last        `json:"last"`
-	Node    *control.Status `json:"node,omitempty"`
-	NodeErr string          `json:"node_error,omitempty"`
-}
-
-func (status) MessageType() string { return "status" }
-
-func (s status) Line() string {
-	var b strings.Builder
-	if s.Running == nil {
-		b.WriteString("no backup is running")
-	} else {
-		fmt.Fprintf(&b, "backup %s: %s, begun %s", s.Running.ID, s.Running.State, s.Running.Started.Local().Format(time.RFC3339))
-	}
-	switch {
-	case s.NodeErr != "":
-		fmt.Fprintf(&b, "\nnode: unknown (%s)", s.NodeErr)
-	case s.Node != nil && s.Node.Held:
-		b.WriteString("\nnode: held still by eddy")
-	case s.Node != nil && s.Node.Running:
-		b.WriteString("\nnode: running")
-	case s.Node != nil:
-		b.WriteString("\nnode: stopped")
-	}
-	if s.Hold != nil {
-		fmt.Fprintf(&b, "\nopen hold: for a %s since %s, until %s at the latest", s.Hold.Purpose, s.Hold.Started.Local().Format(time.RFC3339), s.Hold.Deadline.Local().Format(time.RFC3339))
-	}
-	if s.Last.LastSuccess.IsZero() {
-		b.WriteString("\nlast success: never")
-	} else {
-		fmt.Fprintf(&b, "\nlast success: %s (%s), node held %.2f s", s.Last.LastSuccess.Local().Format(time.RFC3339), s.Last.LastID, s.Last.HeldSeconds)
-	}
-	if s.Last.LastError != "" {
-		fmt.Fprintf(&b, "\nlast run, %s, failed: %s", s.Last.LastRun.Local().Format(time.RFC3339), s.Last.LastError)
-	}
-	return b.String()
-}
-
-func (a *app) statusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "status", Short: "is a backup running, when was the last", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.load(config.NeedReplica)
-			if err != nil {
-				return err
-			}
-			w := job.Workdir{Dir: c.Workdir}
-			var s status
-			if s.Running, err = w.State(); err != nil {
-				return err
-			}
-			if s.Last, err = w.Last(); err != nil {
-				return err
-			}
-			if s.Hold, err = control.ReadHold(c.Workdir); err != nil {
-				return err
-			}
-			ctl, err := newControl(c)
-			if err != nil {
-				return err
-			}
-			if st, err := ctl.Status(cmd.Context()); err != nil {
-				s.NodeErr = err.Error()
-			} else {
-				s.Node = &st
-			}
-			return a.result(s)
-		},
-	}
 }

@@ -49,7 +49,8 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	code := exitCode(ctx, err)
 	var child childExit
-	if err != nil && !errors.As(err, &child) && !errors.Is(err, job.ErrWarnings) {
+	var check verdict
+	if err != nil && !errors.As(err, &child) && !errors.As(err, &check) && !errors.Is(err, job.ErrWarnings) {
 		a.fail(err, code)
 	}
 	if a.ui != nil {

@@ -220,6 +220,7 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 		}
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
+		"keeper": keeper,
 		// replica [stopped|validator]: a replica of the script's own, under
 		// supervise, caught up; HOME_DIR, RPC, VALIDATOR_RPC and SOCKET name it, and
 		// eddy.yaml is written for it.
@@ -247,6 +248,10 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			check(ts, err)
 			ts.Defer(func() { kill(cmd) })
 			check(ts, caughtUp(h.RPC, c.validator().RPC))
+		},
+		// caught-up: the replica follows its chain block by block.
+		"caught-up": func(ts *testscript.TestScript, _ bool, _ []string) {
+			check(ts, caughtUp(ts.Getenv("RPC"), ts.Getenv("VALIDATOR_RPC")))
 		},
 		// running: the replica answers and makes blocks.
 		"running": func(ts *testscript.TestScript, neg bool, _ []string) {

@@ -110,7 +110,7 @@ func (r *replica) Facts(ctx context.Context) (job.Facts, error) {
 }
 
 // newBackup makes one backup job by the configuration.
-func (a *app) newBackup(ctx context.Context, c *config.Config, label string) (*job.Backup, error) {
+func (a *app) newBackup(ctx context.Context, c *config.Config, t *teller, label string) (*job.Backup, error) {
 	store, cat, err := a.openCatalog(ctx, c)
 	if err != nil {
 		return nil, err
@@ -119,17 +119,18 @@ func (a *app) newBackup(ctx context.Context, c *config.Config, label string) (*j
 	if err != nil {
 		return nil, err
 	}
-	host, err := os.Hostname()
+	roots, err := rep.Roots(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("host name: %w", err)
+		return nil, err
 	}
+	t.stagesIn(roots)
 	return &job.Backup{
 		Replica: rep, Store: store, Catalog: cat, Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster,
-		Label: label, Version: version, Host: host,
+		Label: label, Version: version, Host: t.host,
 		CopyFallback: c.Stage.Fallback == "copy",
 		WhenBehind:   job.WhenBehind{Wait: c.Backup.WhenBehind.Wait(), Skip: c.Backup.WhenBehind.Skip()},
 		Level:        c.Backup.Level, VolumeSize: c.Backup.VolumeSize.Bytes(),
-		Events: a.ui, Now: time.Now,
+		Events: a.ui, Watch: t, Reason: reason, Now: time.Now,
 	}, nil
 }
 

@@ -40,13 +40,14 @@ var table = []row{
 	// The demo plays an operator: it runs the binary. Of the rest it takes only
 	// what writes the homes of its chain.
 	{pkg: "internal/demo", imports: []string{"observer/cometbft/node", "scripts"}, never: join(stores, cluster)},
+	{pkg: "internal/alarm", never: join(stores, cluster)},
 	{pkg: "internal/arch"},
 	// Files that the binary carries along, and files that an operator copies.
 	{pkg: "scripts", never: network},
 	{pkg: "deploy", never: network},
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
-		"internal/config", "internal/demo", "internal/job", "internal/ui",
+		"internal/alarm", "internal/config", "internal/demo", "internal/job", "internal/ui",
 		"observer", "observer/cometbft", "observer/cometbft/node", "observer/control", "snapshot", "uploader",
 	}, never: join(stores, cluster)},
 }
@@ -66,7 +67,7 @@ var homes = map[string][]string{
 // testOnly are modules that must not get into the binary.
 var testOnly = []string{
 	"testing", "net/http/httptest",
-	"github.com/rogpeppe/go-internal", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/stretchr/testify",
+	"github.com/prometheus/common", "github.com/rogpeppe/go-internal", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/stretchr/testify",
 }
 
 func join(lists ...[]string) []string {

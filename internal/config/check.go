@@ -60,6 +60,7 @@ func (l *loader) check(need Need) {
 	l.checkControl()
 	l.checkStore()
 	l.checkBackup()
+	l.checkNotify()
 	l.checkPlaces()
 }
 
@@ -249,12 +250,8 @@ func (l *loader) checkControl() {
 		case k.Exec.empty() || l.bad[a.key]:
 		case len(a.argv) == 0:
 			l.problem(a.key, "missing", "exec needs stop, start and status: without each of them a held node might not come back")
-		case a.argv[0] == "":
-			l.problem(a.key, "names no program", "write [program, argument, ...]")
-		case strings.Contains(a.argv[0], "/") && !filepath.IsAbs(a.argv[0]):
-			l.problem(a.key, quote(a.argv[0])+" is a relative path", "write it from the root: the guard runs it from another directory")
-		case len(a.argv) == 1 && strings.Contains(a.argv[0], " "):
-			l.problem(a.key, "one word with spaces in it", "no shell reads it: write [program, argument, ...]")
+		default:
+			l.argv(a.key, a.argv)
 		}
 	}
 	if !l.bad[section+".timeout"] && k.Timeout.D() < minTimeout {
@@ -284,6 +281,18 @@ func (l *loader) checkDocker(section string, d Docker) {
 		l.absolute(section+".socket", d.Socket)
 	case !hostText.MatchString(host):
 		l.problem(section+".socket", "not an address", "write a path, or tcp://host:port of a proxy without TLS on this machine")
+	}
+}
+
+// argv refuses a command that could not be run.
+func (l *loader) argv(key string, argv []string) {
+	switch {
+	case argv[0] == "":
+		l.problem(key, "names no program", "write [program, argument, ...]")
+	case strings.Contains(argv[0], "/") && !filepath.IsAbs(argv[0]):
+		l.problem(key, quote(argv[0])+" is a relative path", "write it from the root: it is run from another directory")
+	case len(argv) == 1 && strings.Contains(argv[0], " "):
+		l.problem(key, "one word with spaces in it", "no shell reads it: write [program, argument, ...]")
 	}
 }
 
@@ -402,5 +411,27 @@ func (l *loader) checkBackup() {
 		case keyFile.MatchString(path.Base(p)):
 			l.problem(key, quote(p)+" is a key or a sign state", "keys never travel in an archive: remove it")
 		}
+	}
+}
+
+func (l *loader) checkNotify() {
+	n := l.c.Notify
+	for _, a := range []struct {
+		key  string
+		argv []string
+	}{{"notify.on_success", n.OnSuccess}, {"notify.on_failure", n.OnFailure}} {
+		if len(a.argv) > 0 && !l.bad[a.key] {
+			l.argv(a.key, a.argv)
+		}
+	}
+	if n.PingURL != "" && !l.bad["notify.ping_url"] {
+		u, err := url.Parse(n.PingURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+			l.problem("notify.ping_url", "not an address", "write https://host/path, as your dead man's switch shows it")
+		}
+	}
+	l.absolute("notify.textfile", n.Textfile)
+	if n.Textfile != "" && !l.bad["notify.textfile"] && filepath.Ext(n.Textfile) != ".prom" {
+		l.problem("notify.textfile", quote(n.Textfile)+" does not end in .prom", "node_exporter reads no other files: write /var/lib/node_exporter/textfile/eddy.prom")
 	}
 }

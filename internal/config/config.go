@@ -35,6 +35,7 @@ type Config struct {
 	Include []string `yaml:"include"`
 	Backup  Backup   `yaml:"backup"`
 	Stage   Stage    `yaml:"stage"`
+	Notify  Notify   `yaml:"notify"`
 	// LogFormat is the form of the log on stderr.
 	LogFormat string `yaml:"log_format" default:"console" enum:"console,json"`
 
@@ -145,6 +146,17 @@ type Backup struct {
 type Stage struct {
 	// Fallback allows copying what cannot be linked.
 	Fallback string `yaml:"fallback" default:"none" enum:"none,copy"`
+}
+
+// Notify says who hears what became of runs.
+type Notify struct {
+	// OnSuccess and OnFailure are commands, each an argv without a shell.
+	OnSuccess []string `yaml:"on_success"`
+	OnFailure []string `yaml:"on_failure"`
+	// PingURL is a dead man's switch, http or https.
+	PingURL string `yaml:"ping_url" secret:"true"`
+	// Textfile is a file for node_exporter's textfile collector, named *.prom.
+	Textfile string `yaml:"textfile"`
 }
 
 // Need says which values a verb cannot do without. Needs are joined with |.

@@ -57,6 +57,8 @@ type Backup struct {
 	Level        int
 	VolumeSize   int64 // bytes of plan; 0: the format's default
 	Events       ui.Sink
+	Watch        Watcher            // nil: nobody
+	Reason       func(error) string // one of Reasons
 	Now          func() time.Time
 
 	mu       sync.Mutex
@@ -85,31 +87,47 @@ func (b *Backup) phase(id, phase, format string, args ...any) {
 // is one, and is for the caller to show.
 func (b *Backup) Run(ctx context.Context) (Summary, error) {
 	lock, err := b.Workdir.Lock()
+	if errors.Is(err, fsx.ErrLocked) {
+		return Summary{}, errors.Join(err, b.Workdir.Fail(ReasonLocked, err))
+	}
 	if err != nil {
 		return Summary{}, err
 	}
 	defer lock.Unlock()
 	begun := b.Now()
-	if err := b.Workdir.remember(func(l *Last) { l.LastRun = begun.UTC() }); err != nil {
+	died, err := b.Workdir.begin(b.Cluster, begun)
+	if err != nil {
 		return Summary{}, err
 	}
-	sum, err := b.run(ctx, begun)
+	sum, err := b.run(ctx, begun, died)
 	sum.Seconds = b.Now().Sub(begun).Seconds()
+	var verified time.Time
+	if err == nil && sum.Outcome != "skipped" {
+		var verr error
+		if verified, verr = b.Catalog.LastVerified(ctx); verr != nil {
+			b.warn("the bucket does not say what was verified last: "+verr.Error(), hint.Of(verr))
+		}
+	}
 	b.mu.Lock()
 	sum.Warnings = b.warnings
 	b.mu.Unlock()
 	rerr := b.Workdir.remember(func(l *Last) {
+		l.Open = false
+		if sum.HeldSeconds > 0 {
+			l.HeldSeconds, l.NodeSeconds = sum.HeldSeconds, sum.StopSeconds+sum.StartSeconds
+		}
 		if err != nil {
 			l.LastError = err.Error()
+			l.fail(b.Reason(err))
 			return
 		}
 		l.LastError = ""
 		if sum.Outcome == "skipped" {
 			return
 		}
-		l.LastSuccess, l.LastID = b.Now().UTC(), sum.ID
-		if sum.HeldSeconds > 0 {
-			l.HeldSeconds = sum.HeldSeconds
+		l.LastSuccess, l.LastID, l.Position = b.Now().UTC(), sum.ID, sum.Position
+		if !verified.IsZero() {
+			l.LastVerified = verified
 		}
 	})
 	if err != nil {
@@ -124,12 +142,18 @@ func (b *Backup) Run(ctx context.Context) (Summary, error) {
 	return sum, nil
 }
 
-func (b *Backup) run(ctx context.Context, begun time.Time) (sum Summary, err error) {
+func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Summary, err error) {
 	sum.Cluster = b.Cluster
 	if acted, err := b.Replica.Recover(ctx); err != nil {
-		return sum, fmt.Errorf("start the node that an earlier run left stopped: %w", err)
+		return sum, mark(ErrStart, fmt.Errorf("start the node that an earlier run left stopped: %w", err))
 	} else if acted {
 		b.warn("an earlier run left the node stopped; it has been started", "look at that run's log: eddy or its guard was killed")
+	}
+	if b.Watch != nil { // not sooner: whoever watches may be slow, and a node may have been left stopped
+		if died != "" {
+			b.Watch.Died(ctx, died)
+		}
+		b.Watch.Begun(ctx)
 	}
 	roots, err := b.Replica.Roots(ctx)
 	if err != nil {
@@ -244,7 +268,7 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 	}
 	b.phase(st.ID, "prepare", "linking what is immutable while the node runs")
 	if err := b.Replica.Prepare(ctx, stage); err != nil {
-		return err
+		return mark(ErrStage, err)
 	}
 	if err := b.Workdir.enter(st, statePrepared); err != nil {
 		return err
@@ -270,7 +294,7 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 		sum.HeldSeconds, sum.StopSeconds, sum.StageSeconds, sum.StartSeconds,
 		stats.Linked, stats.Cloned+stats.Copied, ui.Bytes(stats.CopiedBytes))
 	if err := stage.Seal(ctx); err != nil {
-		return fmt.Errorf("seal the stage: %w", err)
+		return mark(ErrStage, fmt.Errorf("seal the stage: %w", err))
 	}
 	return b.Workdir.enter(st, stateSealed)
 }
@@ -295,11 +319,11 @@ func (b *Backup) hold(ctx context.Context, st *State, stage *snapshot.Stage, sum
 		sum.HeldSeconds = ended.Sub(stopAt).Seconds()
 		sum.heldAt, sum.releasedAt = stopAt.UTC(), ended.UTC()
 		if rerr != nil {
-			err = errors.Join(err, fmt.Errorf("start the node again: %w", rerr))
+			err = errors.Join(err, mark(ErrStart, fmt.Errorf("start the node again: %w", rerr)))
 		}
 	}()
 	if err := b.Replica.Capture(ctx, stage); err != nil {
-		return fmt.Errorf("capture: %w", err)
+		return mark(ErrStage, fmt.Errorf("capture: %w", err))
 	}
 	return nil
 }
@@ -325,7 +349,7 @@ func (b *Backup) send(ctx context.Context, st *State, stage *snapshot.Stage, bef
 
 	pos, err := b.Replica.Locate(ctx, stage, before)
 	if err != nil {
-		return err
+		return mark(ErrStage, err)
 	}
 	sum.Position, sum.Hash = pos.Index, fmt.Sprintf("%X", pos.Hash)
 	b.phase(st.ID, "sealed", "the dump is at height %d", pos.Index)

@@ -26,6 +26,7 @@ type Daemon struct {
 	Backup func(context.Context) error
 	Expire func(context.Context) error
 	Events ui.Sink
+	Watch  Watcher // nil: nobody
 	Now    func() time.Time
 }
 
@@ -39,14 +40,30 @@ const retryAfter = 15 * time.Minute
 func (d *Daemon) Run(ctx context.Context) error {
 	if acted, err := d.Recover(ctx); err != nil {
 		d.say("error", "the node that an earlier run left stopped could not be started: %v", err)
+		if d.Watch != nil {
+			d.Watch.Warned(ctx, "the node that an earlier run left stopped could not be started: "+err.Error(), hint.Of(err))
+		}
 	} else if acted {
 		d.say("recovered", "an earlier run left the node stopped; it has been started")
+	}
+	died, err := d.Workdir.Settle()
+	if err != nil {
+		return err
+	}
+	if died != "" && d.Watch != nil {
+		d.Watch.Died(ctx, died)
 	}
 	last, err := d.Workdir.Last()
 	if err != nil {
 		return err
 	}
-	due := d.first(last)
+	due, missed := d.first(last)
+	if !missed.IsZero() {
+		d.Events.Emit(Missed{Due: missed})
+		if d.Watch != nil {
+			d.Watch.Missed(ctx, missed)
+		}
+	}
 	for {
 		d.say("scheduled", "next backup at %s", due.Local().Format(time.RFC3339))
 		if !d.sleepUntil(ctx, due) {
@@ -64,19 +81,20 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 }
 
-// first is when the first run is due: at once when one was missed.
-func (d *Daemon) first(last Last) time.Time {
+// first is when the first run is due: at once when one was missed, and then also
+// when that one, the earliest, should have been.
+func (d *Daemon) first(last Last) (due, missed time.Time) {
 	now := d.Now()
-	if last.LastRun.IsZero() || last.LastRun.After(now) { // never, or the clock was set back
-		if last.LastRun.IsZero() {
-			return now
-		}
-		return d.Schedule.Next(now)
+	switch {
+	case last.LastRun.IsZero():
+		return now, time.Time{}
+	case last.LastRun.After(now): // the clock was set back
+		return d.Schedule.Next(now), time.Time{}
 	}
 	if missed := d.Schedule.Next(last.LastRun); !missed.After(now) {
-		return now
+		return now, missed
 	}
-	return d.Schedule.Next(now)
+	return d.Schedule.Next(now), time.Time{}
 }
 
 func (d *Daemon) once(ctx context.Context) (failed bool) {
@@ -96,6 +114,9 @@ func (d *Daemon) once(ctx context.Context) (failed bool) {
 	}
 	if err := d.Expire(ctx); err != nil && ctx.Err() == nil {
 		d.Events.Emit(Warning{Text: "expire: " + err.Error(), Hint: hint.Of(err)})
+		if d.Watch != nil {
+			d.Watch.Warned(ctx, "expire: "+err.Error(), hint.Of(err))
+		}
 	}
 	return false
 }
@@ -138,4 +159,17 @@ func (f Failed) Line() string {
 		return "backup failed: " + f.Error
 	}
 	return "backup failed: " + f.Error + "\n   hint: " + f.Hint
+}
+
+// Missed reports a run that was due while no daemon ran. It is caught up at once.
+type Missed struct {
+	Due time.Time `json:"due"`
+}
+
+// MessageType implements ui.Event.
+func (Missed) MessageType() string { return "missed" }
+
+// Line implements ui.Event.
+func (m Missed) Line() string {
+	return "missed: a backup was due at " + m.Due.Local().Format(time.RFC3339) + ", when eddy did not run; it is made now"
 }

@@ -28,7 +28,37 @@ var (
 	ErrWarnings = errors.New("done with warnings")
 	// ErrNotConfirmed: a step that destroys something was not confirmed.
 	ErrNotConfirmed = errors.New("not confirmed")
+	// ErrStage: the files of the replica could not be brought into the stage, or
+	// not be read there.
+	ErrStage = errors.New("the stage failed")
+	// ErrStart: a node that eddy had stopped was not started again.
+	ErrStart = errors.New("the node was not started again")
 )
+
+// marked is an error that is known by a sentinel which its text does not repeat.
+type marked struct {
+	error
+	as error
+}
+
+func (m marked) Is(target error) bool { return target == m.as }
+func (m marked) Unwrap() error        { return m.error }
+
+func mark(as, err error) error { return marked{err, as} }
+
+// Watcher hears of runs, to tell others. Its methods may take as long as they
+// need: they are called only while no node is held. What they cannot do they say
+// by events of their own; no run fails by it.
+type Watcher interface {
+	// Begun: a run has begun. Its end is told by whoever called it.
+	Begun(ctx context.Context)
+	// Died: an earlier run was killed; text says which.
+	Died(ctx context.Context, text string)
+	// Missed: no daemon was there when a run was due. It is caught up now.
+	Missed(ctx context.Context, due time.Time)
+	// Warned: something beside the runs needs the operator's eye.
+	Warned(ctx context.Context, text, advice string)
+}
 
 // The words of a backup's life, in order. Each is durable in the workdir before
 // the step begins.
@@ -62,17 +92,8 @@ type State struct {
 	Updated   time.Time `json:"updated"`
 }
 
-// Last is what became of past backups (workdir/last.json). It tells the schedule
-// whether a run was missed, and status how long ago the last success was.
-type Last struct {
-	Format      int       `json:"format"`
-	MinReader   int       `json:"min_reader"`
-	LastRun     time.Time `json:"last_run"`     // begun
-	LastSuccess time.Time `json:"last_success"` // READY, or unchanged since a READY that still lists
-	LastID      string    `json:"last_id,omitempty"`
-	LastError   string    `json:"last_error,omitempty"`
-	HeldSeconds float64   `json:"held_seconds,omitempty"` // of the last hold
-}
+// Holding tells that the replica stood still when the state was written.
+func (s *State) Holding() bool { return s.State == stateHolding }
 
 // Workdir is the directory of locks and journals of one replica.
 type Workdir struct {
@@ -113,13 +134,6 @@ func (w Workdir) State() (*State, error) {
 		return nil, err
 	}
 	return &st, nil
-}
-
-// Last reads what became of past backups; the zero value where nothing is known.
-func (w Workdir) Last() (Last, error) {
-	var l Last
-	_, err := w.read("last.json", &l)
-	return l, err
 }
 
 func (w Workdir) read(name string, into any) (bool, error) {
@@ -167,16 +181,6 @@ func (w Workdir) leave() error {
 		return nil
 	}
 	return err
-}
-
-func (w Workdir) remember(change func(*Last)) error {
-	l, err := w.Last()
-	if err != nil {
-		return err
-	}
-	l.Format, l.MinReader = stateFormat, stateMinReader
-	change(&l)
-	return w.write("last.json", l)
 }
 
 // noteTo gives a context that survives cancellation for a short clean-up.

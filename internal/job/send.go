@@ -56,7 +56,7 @@ func (s *sender) run(ctx context.Context) (err error) {
 		Archive: s.st.ID, VolumeSize: b.VolumeSize, Level: b.Level, Sums: sums, Producer: "eddy " + b.Version,
 	})
 	if err != nil {
-		return fmt.Errorf("plan: %w", err)
+		return mark(ErrStage, fmt.Errorf("plan: %w", err))
 	}
 	defer plan.Close()
 	planBytes, files := plan.Totals()
@@ -75,7 +75,7 @@ func (s *sender) run(ctx context.Context) (err error) {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("plan: %w", err)
+			return mark(ErrStage, fmt.Errorf("plan: %w", err))
 		}
 		vol, err := s.volume(ctx, plan, v)
 		if err != nil {
