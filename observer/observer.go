@@ -72,6 +72,35 @@ type Witness struct {
 	Error    string   `json:"error,omitempty"`
 }
 
+// Treated counts files, and the bytes of their sizes.
+type Treated struct {
+	Files int64 `json:"files"`
+	Bytes int64 `json:"bytes"`
+}
+
+// RootSurvey is what a backup would take of one root, by treatment.
+type RootSurvey struct {
+	snapshot.Root
+	Linked   Treated `json:"link"`
+	Cloned   Treated `json:"clone"`
+	Copied   Treated `json:"copy"`
+	Free     int64   `json:"free_bytes"` // on the root's filesystem
+	Writable bool    `json:"writable"`   // a stage can be made there
+}
+
+// Survey is what a backup would take, and leave.
+type Survey struct {
+	Roots   []RootSurvey
+	LeftOut []snapshot.LeftOut // by name
+}
+
+// Surveyor is a replica that can be looked over without being touched.
+type Surveyor interface {
+	// Survey looks at every name that a backup would take now. It writes nothing
+	// and needs no live replica; what changes meanwhile makes it a little wrong.
+	Survey(ctx context.Context) (Survey, error)
+}
+
 // Replica is what every kind of system must do.
 type Replica interface {
 	// Describe asks the live replica and its witnesses. Read-only.

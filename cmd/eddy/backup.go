@@ -16,10 +16,10 @@ import (
 
 func (a *app) backupCommand() *cobra.Command {
 	var label string
-	var newIncarnation bool
+	var newIncarnation, dryRun bool
 	c := &cobra.Command{
 		Use: "backup", Short: "make one backup now and wait for it", Args: cobra.NoArgs,
-		Example: "  eddy backup\n  eddy backup --label before-v18",
+		Example: "  eddy backup\n  eddy backup --label before-v18\n  eddy backup --dry-run",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := uploader.CheckLabel(label); err != nil {
 				return hint.Add(errorsJoinUsage(err), "3 to 25 of letters, digits, _ . -, not beginning with two dots")
@@ -28,6 +28,9 @@ func (a *app) backupCommand() *cobra.Command {
 			c, err := a.load(config.NeedBackup)
 			if err != nil {
 				return err
+			}
+			if dryRun {
+				return a.dryRun(cmd.Context(), c)
 			}
 			t, err := a.newTeller(c)
 			if err != nil {
@@ -42,8 +45,23 @@ func (a *app) backupCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&label, "label", "auto", "a word of your own for this backup")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and stop and write nothing")
 	c.Flags().BoolVar(&newIncarnation, "new-incarnation", false, "accept that this cluster's history began anew (another genesis)")
 	return c
+}
+
+// dryRun prints what a backup would do.
+func (a *app) dryRun(ctx context.Context, c *config.Config) error {
+	rep, err := newReplica(c)
+	if err != nil {
+		return err
+	}
+	d := job.DryRun{Replica: rep, Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster}
+	f, gate := d.Run(ctx)
+	if f.Cluster == "" {
+		return gate
+	}
+	return errors.Join(a.result(f), gate)
 }
 
 // makeBackup runs a backup, prints what came of it, and tells it.

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -231,6 +232,54 @@ func FreeBytes(path string) (bytes, files int64, err error) {
 		files = -1
 	}
 	return int64(st.Bavail) * st.Bsize, files, nil
+}
+
+// Clones tells whether the filesystem of a directory shares extents, by what it
+// is: nothing is written. It may say no of one that does (a network's, a layered
+// one); files are then copied, or cloned after all.
+func Clones(dir string) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	switch uint32(st.Type) {
+	case unix.BTRFS_SUPER_MAGIC, bcachefsMagic:
+		return true, nil
+	case unix.XFS_SUPER_MAGIC:
+		return xfsClones(dir)
+	}
+	return false, nil
+}
+
+// bcachefsMagic is BCACHEFS_STATFS_MAGIC of Linux's fs/bcachefs/bcachefs_format.h.
+const bcachefsMagic = 0xca451a4e
+
+// xfsGeometry is struct xfs_fsop_geom_v4 of Linux's fs/xfs/libxfs/xfs_fs.h, of which
+// only the flags matter here.
+type xfsGeometry struct {
+	_     [92]byte // block size to version
+	flags uint32
+	_     [16]byte
+}
+
+const (
+	xfsGetGeometry = 0x8070587c // XFS_IOC_FSGEOMETRY_V4: _IOR('X', 124, struct xfs_fsop_geom_v4)
+	xfsReflink     = 1 << 20    // XFS_FSOP_GEOM_FLAGS_REFLINK
+)
+
+// xfsClones asks an XFS whether it was made with reflink=1, which is the default
+// since xfsprogs 5.1.
+func xfsClones(dir string) (bool, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	var g xfsGeometry
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, d.Fd(), xfsGetGeometry, uintptr(unsafe.Pointer(&g))); errno != 0 {
+		return false, &fs.PathError{Op: "ask the geometry of", Path: dir, Err: errno}
+	}
+	return g.flags&xfsReflink != 0, nil
 }
 
 // MountID returns the id of the mount on which path lies (statx). Two paths on

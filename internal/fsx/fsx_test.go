@@ -3,6 +3,7 @@ package fsx
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -120,5 +121,29 @@ func TestMountIDAgreesWithinOneDirectory(t *testing.T) {
 	}
 	if a != b || a == p {
 		t.Fatalf("mount ids %d, %d and /proc %d: want the first two equal, the last different", a, b, p)
+	}
+}
+
+// Whether a filesystem clones is asked without writing to it; where it says yes,
+// a clone works.
+func TestClonesIsTrue(t *testing.T) {
+	for _, dir := range []string{t.TempDir(), "/dev/shm", "/proc"} {
+		yes, err := Clones(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !yes {
+			continue
+		}
+		src := filepath.Join(dir, "src")
+		if err := os.WriteFile(src, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Clone(src, filepath.Join(dir, "dst"), 0o600); err != nil {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	if _, err := Clones("/nonexistent"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
 	}
 }

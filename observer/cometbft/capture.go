@@ -87,7 +87,19 @@ func (l Layout) each(ctx context.Context, dirs []directory, f func(context.Conte
 	return g.Wait()
 }
 
-func (w *walker) capture(ctx context.Context, st *snapshot.Stage, d directory) error {
+// taker is what names are given to, each once, from many goroutines: a stage, or
+// somebody who only counts.
+type taker interface {
+	Dir(root, rel string) error
+	Link(ctx context.Context, root, rel string) error
+	Copy(ctx context.Context, root, rel string) error
+	Symlink(root, rel string) error
+	LeaveOut(root, rel, why string) error
+}
+
+var _ taker = (*snapshot.Stage)(nil)
+
+func (w *walker) capture(ctx context.Context, st taker, d directory) error {
 	if err := st.Dir(d.root, d.rel); err != nil || d.part {
 		return err
 	}
@@ -115,7 +127,7 @@ func (w *walker) capture(ctx context.Context, st *snapshot.Stage, d directory) e
 		}
 		secret, err := looksSecret(filepath.Join(dir, name))
 		if err != nil {
-			return err
+			return w.vanished(err)
 		}
 		if secret {
 			return st.LeaveOut(d.root, rel, whySecret)

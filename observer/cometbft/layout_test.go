@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -51,12 +52,31 @@ func layoutOf(t testing.TB, home string, roots map[string]string, include ...str
 	return l
 }
 
-// staged captures a home that stands still, with a Prepare before.
+// staged captures a home that stands still, with a Prepare before. What a survey
+// says of it is held against what then was taken.
 func staged(t testing.TB, l Layout) *snapshot.Stage {
 	t.Helper()
 	st, err := snapshot.CreateStage(testID, l.Roots)
 	must(t, err)
-	must(t, l.Prepare(t.Context(), st), l.Capture(t.Context(), st), st.Seal(t.Context()))
+	survey, err := l.Survey(t.Context())
+	must(t, err, l.Prepare(t.Context(), st), l.Capture(t.Context(), st), st.Seal(t.Context()))
+	var links, others observer.Treated
+	for _, r := range survey.Roots {
+		links.Files, links.Bytes = links.Files+r.Linked.Files, links.Bytes+r.Linked.Bytes
+		others.Files += r.Cloned.Files + r.Copied.Files
+		others.Bytes += r.Cloned.Bytes + r.Copied.Bytes
+		if !r.Writable || r.Free <= 0 {
+			t.Errorf("survey of root %q: writable %t, %d bytes free", r.Name, r.Writable, r.Free)
+		}
+	}
+	n := st.Stats()
+	if want := (observer.Treated{Files: n.Linked, Bytes: n.LinkedBytes}); links != want {
+		t.Errorf("survey: %+v to link, %+v were linked", links, want)
+	}
+	if want := (observer.Treated{Files: n.Cloned + n.Copied, Bytes: n.ClonedBytes + n.CopiedBytes}); others != want {
+		t.Errorf("survey: %+v to clone or copy, %+v were", others, want)
+	}
+	same(t, "left out by the survey", leftOutOf(st.LeftOut()), leftOutOf(survey.LeftOut))
 	return st
 }
 
@@ -402,4 +422,26 @@ func TestSpecialFilesAreLeftOut(t *testing.T) {
 			t.Errorf("not left out: %s\n%v", n, left)
 		}
 	}
+}
+
+// A survey leaves no trace: no name, no time of any directory or file changes.
+func TestSurveyWritesNothing(t *testing.T) {
+	home := t.TempDir()
+	put(t, home, level("data/state.db"))
+	put(t, home, map[string]string{"config/config.toml": "", "data/x": "x"})
+	look := func() (out []string) {
+		must(t, filepath.WalkDir(home, func(p string, d fs.DirEntry, err error) error {
+			must(t, err)
+			var st unix.Stat_t
+			must(t, unix.Lstat(p, &st))
+			out = append(out, fmt.Sprint(p, st.Ino, st.Size, st.Nlink, st.Mtim, st.Ctim))
+			return nil
+		}))
+		return out
+	}
+	l := layoutOf(t, home, nil)
+	before := look()
+	_, err := l.Survey(t.Context())
+	must(t, err)
+	same(t, "the home", before, look())
 }
