@@ -43,6 +43,7 @@ type chain struct {
 	next  int
 	mu    sync.Mutex
 	cmds  []*exec.Cmd
+	birds map[string]*birds // by directory of the script
 }
 
 // observers bounds how many scripts may have a replica of their own.
@@ -221,6 +222,7 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"keeper": keeper,
+		"canary": c.canary,
 		// replica [stopped|validator]: a replica of the script's own, under
 		// supervise, caught up; HOME_DIR, RPC, VALIDATOR_RPC and SOCKET name it, and
 		// eddy.yaml is written for it.
