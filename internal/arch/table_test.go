@@ -4,7 +4,7 @@ package arch
 const module = "github.com/eddy-backup/eddy"
 
 // leaves may be imported by everybody and import nothing of the module.
-var leaves = []string{"internal/fsx", "internal/hint", "internal/crc"}
+var leaves = []string{"internal/fsx", "internal/hint", "internal/crc", "internal/check"}
 
 // row is what one package may import of the module, leaves apart, and what it
 // must never import of anybody. "x/..." stands for x and all below it. Tests are
