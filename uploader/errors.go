@@ -60,7 +60,7 @@ func hasCode(err error, codes ...string) bool {
 // What to do about the answers that operators meet. The codes are those of the
 // S3 API and of the stores that imitate it.
 const (
-	adviceRights   = "these credentials may not do this: deploy/bucket-writer-policy.json lists the rights that eddy needs"
+	adviceRights   = "these credentials may not do this: deploy/s3/policy-writer.json lists the rights that eddy needs"
 	adviceRegion   = "the bucket is in another region: set store.region"
 	adviceChecksum = "this store refuses a header that eddy sends; AWS_REQUEST_CHECKSUM_CALCULATION=when_required in the environment leaves out the checksums that are optional"
 )
@@ -81,6 +81,7 @@ var advice = map[string]string{
 	"AuthorizationHeaderMalformed": adviceRegion,
 	"RequestTimeTooSkewed":         "this machine's clock is wrong: set it by NTP",
 	"InvalidObjectState":           "the object was moved to an archive class: bring it back first",
+	"InvalidStorageClass":          "the store does not know the class in store.storage_class: leave it out",
 	"EntityTooLarge":               "the store takes no objects of this size",
 	"QuotaExceeded":                "the store is full: make room, or expire old backups",
 	"NotImplemented":               "this store lacks a call, or a header, that eddy needs",

@@ -30,7 +30,7 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 	if err := s.Abandon(ctx, r.Journal); err != nil {
 		return Object{}, err
 	}
-	u := &upload{s: s, r: r, partSize: s.c.partSize(r.Upper)}
+	u := s.newUpload(r)
 	if err := u.create(ctx); err != nil {
 		return Object{}, err
 	}
@@ -81,6 +81,13 @@ type sentPart struct {
 	len  int
 	crc  uint64
 	etag string
+}
+
+func (s *s3Store) newUpload(r PutRequest) *upload {
+	u := &upload{s: s, r: r, partSize: s.c.partSize(r.Upper)}
+	sums := s.known().PartSums
+	u.plain.Store(sums == Refused || sums == Ignored)
+	return u
 }
 
 func (u *upload) expect(p part) {
@@ -152,35 +159,40 @@ func (u *upload) trySend(ctx context.Context, p part, plain bool) error {
 	s := u.s
 	what := fmt.Sprintf("upload part %d of", p.number)
 	return s.attempt(ctx, what, u.r.Key, s.deadline(int64(len(p.buf))), func(ctx context.Context, _ int) error {
-		begun := time.Now()
-		content := newBody(p.buf)
-		defer content.detach()
-		in := &s3.UploadPartInput{
-			Bucket: &s.bucket, Key: s.key(u.r.Key), UploadId: &u.id, PartNumber: aws.Int32(p.number),
-			Body: content, ContentLength: aws.Int64(int64(len(p.buf))),
-		}
-		var opts []func(*s3.Options)
-		if plain {
-			sum := md5.Sum(p.buf)
-			in.ContentMD5 = aws.String(base64.StdEncoding.EncodeToString(sum[:]))
-			opts = append(opts, withoutChecksums)
-		} else {
-			in.ChecksumCRC64NVME = aws.String(crc.Base64(p.crc))
-			opts = append(opts, payloadUnsigned)
-		}
-		out, err := s.api.UploadPart(ctx, in, opts...)
-		if err != nil {
-			return err
-		}
-		if aws.ToString(out.ETag) == "" {
-			return &storeError{kind: ErrUnreachable, again: true, said: "no ETag in the answer"}
-		}
-		s.c.Log.Debug().Str("key", u.r.Key).Int32("part", p.number).Int("bytes", len(p.buf)).Dur("took_ms", time.Since(begun)).Msg("part stored")
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.parts[p.number-1].etag = *out.ETag
-		return nil
+		return u.sendOnce(ctx, p, plain)
 	})
+}
+
+// sendOnce is one attempt at a part.
+func (u *upload) sendOnce(ctx context.Context, p part, plain bool) error {
+	s, begun := u.s, time.Now()
+	content := newBody(p.buf)
+	defer content.detach()
+	in := &s3.UploadPartInput{
+		Bucket: &s.bucket, Key: s.key(u.r.Key), UploadId: &u.id, PartNumber: aws.Int32(p.number),
+		Body: content, ContentLength: aws.Int64(int64(len(p.buf))),
+	}
+	var opts []func(*s3.Options)
+	if plain {
+		sum := md5.Sum(p.buf)
+		in.ContentMD5 = aws.String(base64.StdEncoding.EncodeToString(sum[:]))
+		opts = append(opts, withoutChecksums)
+	} else {
+		in.ChecksumCRC64NVME = aws.String(crc.Base64(p.crc))
+		opts = append(opts, payloadUnsigned)
+	}
+	out, err := s.api.UploadPart(ctx, in, opts...)
+	if err != nil {
+		return err
+	}
+	if aws.ToString(out.ETag) == "" {
+		return &storeError{kind: ErrUnreachable, again: true, said: "no ETag in the answer"}
+	}
+	s.c.Log.Debug().Str("key", u.r.Key).Int32("part", p.number).Int("bytes", len(p.buf)).Dur("took_ms", time.Since(begun)).Msg("part stored")
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.parts[p.number-1].etag = *out.ETag
+	return nil
 }
 
 // payloadUnsigned leaves the sha256 of a part out of its signature, as the SDK

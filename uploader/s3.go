@@ -2,7 +2,6 @@ package uploader
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -28,6 +27,14 @@ type s3API interface {
 	GetObject(context.Context, *s3.GetObjectInput, ...func(*s3.Options)) (*s3.GetObjectOutput, error)
 	ListObjectsV2(context.Context, *s3.ListObjectsV2Input, ...func(*s3.Options)) (*s3.ListObjectsV2Output, error)
 	DeleteObjects(context.Context, *s3.DeleteObjectsInput, ...func(*s3.Options)) (*s3.DeleteObjectsOutput, error)
+	DeleteObject(context.Context, *s3.DeleteObjectInput, ...func(*s3.Options)) (*s3.DeleteObjectOutput, error)
+
+	// Asked by Probe only.
+	UploadPartCopy(context.Context, *s3.UploadPartCopyInput, ...func(*s3.Options)) (*s3.UploadPartCopyOutput, error)
+	PutObjectTagging(context.Context, *s3.PutObjectTaggingInput, ...func(*s3.Options)) (*s3.PutObjectTaggingOutput, error)
+	GetBucketVersioning(context.Context, *s3.GetBucketVersioningInput, ...func(*s3.Options)) (*s3.GetBucketVersioningOutput, error)
+	GetObjectLockConfiguration(context.Context, *s3.GetObjectLockConfigurationInput, ...func(*s3.Options)) (*s3.GetObjectLockConfigurationOutput, error)
+	GetBucketLifecycleConfiguration(context.Context, *s3.GetBucketLifecycleConfigurationInput, ...func(*s3.Options)) (*s3.GetBucketLifecycleConfigurationOutput, error)
 }
 
 var _ s3API = (*s3.Client)(nil)
@@ -40,6 +47,24 @@ type s3Store struct {
 	sums           aws.RequestChecksumCalculation // of small objects, by the AWS configuration
 	wait           time.Duration                  // firstWait, and less in tests
 	answered       atomic.Bool                    // the store has answered a call, well or ill
+	caps           atomic.Pointer[Caps]           // what is known of the store; nil: nothing, it is taken for S3
+}
+
+// known is what steers the calls.
+func (s *s3Store) known() Caps {
+	if c := s.caps.Load(); c != nil {
+		return *c
+	}
+	return Caps{}
+}
+
+// Use implements Store.
+func (s *s3Store) Use(c Caps) bool {
+	if c.Store != s.URL() || c.Endpoint != s.c.Endpoint || c.Class != s.c.StorageClass {
+		return false
+	}
+	s.caps.Store(&c)
+	return true
 }
 
 var _ Store = (*s3Store)(nil)
@@ -185,61 +210,4 @@ func (s *s3Store) page(out *s3.ListObjectsV2Output) []Object {
 	}
 	slices.SortFunc(page, func(a, b Object) int { return strings.Compare(a.Key, b.Key) })
 	return page
-}
-
-// deleteBatch is how many keys S3 takes in one call.
-const deleteBatch = 1000
-
-// Delete implements Store. Every key is tried; the error names the first of each
-// batch that stayed, and counts the others.
-func (s *s3Store) Delete(ctx context.Context, keys ...string) error {
-	var errs []error
-	for batch := range slices.Chunk(keys, deleteBatch) {
-		del := &types.Delete{Quiet: aws.Bool(true)}
-		for _, key := range batch {
-			del.Objects = append(del.Objects, types.ObjectIdentifier{Key: s.key(key)})
-		}
-		what := batch[0]
-		if n := len(batch) - 1; n > 0 {
-			what = fmt.Sprintf("%s and %d more", what, n)
-		}
-		err := s.attempt(ctx, "delete", what, s.deadline(mib), func(ctx context.Context, _ int) error {
-			out, err := s.api.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &s.bucket, Delete: del})
-			if err != nil {
-				return err
-			}
-			return s.stayed(out.Errors)
-		})
-		if errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
-			return errors.Join(append(errs, err)...)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// stayed is the error about the keys that a call did not delete.
-func (s *s3Store) stayed(lines []types.Error) error {
-	var first *storeError
-	n := 0
-	for _, l := range lines {
-		code := aws.ToString(l.Code)
-		if code == "NoSuchKey" {
-			continue
-		}
-		if n++; first == nil {
-			key := strings.TrimPrefix(aws.ToString(l.Key), *s.key(""))
-			first = &storeError{kind: ErrRefused, code: code, said: key + ": " + oneLine(code, aws.ToString(l.Message))}
-			if slices.Contains(passingCodes, code) {
-				first.kind, first.again = ErrUnreachable, true
-			}
-		}
-	}
-	if first == nil {
-		return nil
-	}
-	if n > 1 {
-		first.said += fmt.Sprintf(" (and %d more)", n-1)
-	}
-	return first
 }

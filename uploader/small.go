@@ -15,6 +15,9 @@ import (
 // PutSmall implements Store. Small objects do not take Config.StorageClass: they
 // are read often, and the cheap classes bill each as 128 KiB.
 func (s *s3Store) PutSmall(ctx context.Context, key string, content []byte, contentType string, c Condition) (Object, error) {
+	if c != (Condition{}) && s.known().Unguarded() != "" {
+		return s.putCompared(ctx, key, content, contentType, c)
+	}
 	var o Object
 	lost := false // an earlier attempt may have written it
 	err := s.attempt(ctx, "write", key, s.deadline(int64(len(content))), func(ctx context.Context, _ int) error {
@@ -34,7 +37,7 @@ func (s *s3Store) PutSmall(ctx context.Context, key string, content []byte, cont
 		if c.IfMatch != "" {
 			in.IfMatch = etagHeader(c.IfMatch)
 		}
-		etag, err := managed(ctx, s.api, s.sums, in)
+		etag, err := managed(ctx, s.api, s.smallSums(), in)
 		if err == nil {
 			o = Object{Key: key, Size: int64(len(content)), ETag: unquote(etag)}
 			return nil
@@ -56,6 +59,45 @@ func (s *s3Store) PutSmall(ctx context.Context, key string, content []byte, cont
 	}
 	if err != nil {
 		return Object{}, err
+	}
+	return o, nil
+}
+
+// smallSums tells whether small objects go with a checksum in a header.
+func (s *s3Store) smallSums() aws.RequestChecksumCalculation {
+	if s.known().SmallSums == Refused {
+		return aws.RequestChecksumCalculationWhenRequired
+	}
+	return s.sums
+}
+
+// putCompared is a conditional write for stores that know none: it looks, writes,
+// and looks whose bytes are there. Of two writers at the same moment both may
+// win, one after the other; each sees at least that.
+func (s *s3Store) putCompared(ctx context.Context, key string, content []byte, contentType string, c Condition) (Object, error) {
+	lost := func(said string) (Object, error) {
+		return Object{}, &storeError{op: "write", key: key, kind: ErrPrecondition, said: said}
+	}
+	have, err := s.Stat(ctx, key)
+	switch {
+	case errors.Is(err, ErrNotFound) && c.IfMatch != "":
+		return lost("it is gone")
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
+		return Object{}, err
+	case c.IfAbsent || have.ETag != c.IfMatch:
+		return lost("")
+	}
+	o, err := s.PutSmall(ctx, key, content, contentType, Condition{})
+	if err != nil {
+		return Object{}, err
+	}
+	got, now, err := s.GetSmall(ctx, key, int64(len(content)))
+	if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNotFound) {
+		return Object{}, err
+	}
+	if now.ETag != o.ETag || !bytes.Equal(got, content) {
+		return lost("")
 	}
 	return o, nil
 }

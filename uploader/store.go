@@ -105,6 +105,14 @@ type Store interface {
 	List(ctx context.Context, prefix, delimiter string) iter.Seq2[Object, error]
 	// Delete removes objects; keys that do not exist are no error.
 	Delete(ctx context.Context, keys ...string) error
+	// Probe finds out what the store can do, by trying it with objects of its own
+	// below the prefix under, which it removes again where it may. The error is
+	// about what no backup can do without: rights, reading, ranges, a class that
+	// can be read at once. The store is steered by the result from then on.
+	Probe(ctx context.Context, under string) (Caps, error)
+	// Use steers the store by an earlier probe. It is called before the store is
+	// used; false means that the result is of another store, and changes nothing.
+	Use(c Caps) bool
 	// URL names the store for messages, without credentials.
 	URL() string
 }

@@ -187,8 +187,11 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	}
 	b.phase(id, "gate", "%s: %s at height %d, %d peers, fit for a backup", id, b.Cluster, before.Position.Index, before.Peers)
 
-	// The first write to the bucket comes before the stop: a bucket that refuses
+	// The first writes to the bucket come before the stop: a bucket that refuses
 	// must not cost the node a second.
+	if err := b.steer(ctx); err != nil {
+		return sum, errors.Join(err, b.Workdir.leave())
+	}
 	run := uploader.Run{ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: "backup", Host: b.Host}
 	if err := b.Catalog.StartRun(ctx, run); err != nil {
 		return sum, errors.Join(err, b.Workdir.leave())

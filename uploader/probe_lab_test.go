@@ -1,0 +1,34 @@
+//go:build lab
+
+package uploader
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The real server is probed for what the page says of it.
+func TestProbeOfARealServer(t *testing.T) {
+	s := lab(t, nil)
+	caps, err := NewCatalog(s, "gaia").Probe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Kept, PartCopy: Kept, DeleteMany: Kept, Tags: Kept}
+	if diff := cmp.Diff(want, caps, notAbilities); diff != "" {
+		t.Error(diff)
+	}
+	if keys := keysOf(t, s, "", ""); len(keys) > 0 || caps.Left {
+		t.Errorf("the probe leaves %v", keys)
+	}
+	page, err := os.ReadFile("../docs/stores.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row := pageRow("versitygw 1.8 (tried)", caps); !strings.Contains(string(page), row) {
+		t.Errorf("docs/stores.md lacks the row\n%s", row)
+	}
+}

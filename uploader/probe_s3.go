@@ -1,0 +1,351 @@
+package uploader
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/eddy-backup/eddy/internal/crc"
+	"github.com/eddy-backup/eddy/internal/hint"
+)
+
+// Probe implements Store: about twenty calls and 11 MiB, half as much again where
+// the store refuses something. Two probes at the same moment may disturb each
+// other, which can only make a store look weaker than it is.
+func (s *s3Store) Probe(ctx context.Context, under string) (Caps, error) {
+	t := &trial{
+		// A store that nobody has steered yet: what an earlier probe found does not
+		// hide what is true now.
+		s:     &s3Store{c: s.c, api: s.api, bucket: s.bucket, prefix: s.prefix, sums: s.sums, wait: s.wait},
+		small: under + "small", large: under + "large", copied: under + "copy",
+		caps: Caps{
+			Format: capsFormat, MinReader: capsFormat, Store: s.URL(), Endpoint: s.c.Endpoint, Class: s.c.StorageClass, Probed: time.Now().UTC(),
+		},
+	}
+	err := t.run(ctx)
+	if hasCode(err, "InvalidObjectState") { // before anybody looked at the class
+		err = thawFirst("")
+	}
+	s.answered.Store(s.answered.Load() || t.s.answered.Load())
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.deadline(0))
+	defer cancel()
+	cerr := t.clean(cctx)
+	if err != nil {
+		return Caps{}, err // what stayed is small, and the next probe writes it over
+	}
+	if cerr != nil {
+		return Caps{}, cerr
+	}
+	s.caps.Store(&t.caps)
+	return t.caps, nil
+}
+
+// trial is one probe of a bucket.
+type trial struct {
+	s                    *s3Store
+	caps                 Caps
+	small, large, copied string    // keys
+	written              []string  // of them
+	open                 []*upload // begun, neither completed nor aborted
+}
+
+func (t *trial) run(ctx context.Context) error {
+	t.written = append(t.written, t.small)
+	if err := t.trySmallSums(ctx); err != nil {
+		return err
+	}
+	if err := trySmall(ctx, t.s, t.small, &t.caps); err != nil {
+		return err
+	}
+	if err := t.tryParts(ctx); err != nil {
+		return err
+	}
+	o, err := t.tryClass(ctx)
+	if err != nil {
+		return err
+	}
+	t.caps.PartCopy = t.tryCopy(ctx, o)
+	t.caps.Tags = answer(t.once(ctx, func(ctx context.Context) error {
+		_, err := t.s.api.PutObjectTagging(ctx, &s3.PutObjectTaggingInput{
+			Bucket: &t.s.bucket, Key: t.s.key(t.small),
+			Tagging: &types.Tagging{TagSet: []types.Tag{{Key: aws.String("eddy"), Value: aws.String("probe")}}},
+		})
+		return err
+	}))
+	t.askBucket(ctx)
+	return ctx.Err()
+}
+
+// once makes a call of which only the answer matters: it is not tried again.
+func (t *trial) once(ctx context.Context, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, t.s.deadline(minPart))
+	defer cancel()
+	return classify("probe", "", call(ctx))
+}
+
+// answer judges a call that either works or is not to be relied on. Rights that
+// the credentials lack say nothing about the store.
+func answer(err error) Answer {
+	switch {
+	case err == nil:
+		return Kept
+	case errors.Is(err, ErrUnreachable), hasCode(err, "AccessDenied", "AllAccessDisabled"):
+		return Unknown
+	default:
+		return Refused
+	}
+}
+
+// trySmallSums writes one object with the checksum that the AWS SDK adds, as far
+// as the AWS configuration has not turned it off.
+func (t *trial) trySmallSums(ctx context.Context) error {
+	if t.s.sums == aws.RequestChecksumCalculationWhenRequired {
+		return nil
+	}
+	_, err := t.s.PutSmall(ctx, t.small, []byte("eddy"), "text/plain", Condition{})
+	switch {
+	case err == nil:
+		t.caps.SmallSums = Kept
+	case refusesChecksums(err):
+		t.caps.SmallSums = Refused
+		t.steer()
+	default:
+		return err
+	}
+	return nil
+}
+
+// steer makes the trial's own store do what a later one will.
+func (t *trial) steer() {
+	c := t.caps
+	c.Conditions = Unknown // asked for, not compared
+	t.s.caps.Store(&c)
+}
+
+// tryParts uploads parts of unequal size, and equal ones where those are refused.
+func (t *trial) tryParts(ctx context.Context) error {
+	const small = 1000 // bytes of the last part
+	t.caps.UnequalParts = Kept
+	o, err := t.put(ctx, minPart, minPart+mib, small)
+	if hasCode(err, "InvalidObjectState") { // as parts were read back
+		return err
+	}
+	if errors.Is(err, ErrRefused) || errors.Is(err, ErrDamaged) {
+		t.caps.UnequalParts = Refused
+		o, err = t.put(ctx, minPart, minPart, small)
+	}
+	if err != nil {
+		return err
+	}
+	t.caps.WholeSum = Refused
+	if o.Checked == "checksum" {
+		t.caps.WholeSum = Kept
+	}
+	return nil
+}
+
+// put makes the large object of parts of the given sizes.
+func (t *trial) put(ctx context.Context, sizes ...int) (Object, error) {
+	u := t.s.newUpload(PutRequest{Key: t.large})
+	if err := u.create(ctx); err != nil {
+		return Object{}, err
+	}
+	t.open = append(t.open, u)
+	if u.plain.Load() {
+		t.caps.PartSums = Refused
+	} else if err := t.tryWrongSum(ctx, u); err != nil {
+		return Object{}, err
+	}
+	var size int64
+	var sum uint64
+	for i, n := range sizes {
+		p := part{number: int32(i + 1), off: size, buf: bytes.Repeat([]byte{byte('a' + i)}, n)}
+		p.crc = crc.NVME(p.buf)
+		size, sum = size+int64(n), crc.Combine(sum, p.crc, int64(n))
+		u.expect(p)
+		if err := u.send(ctx, p); err != nil {
+			return Object{}, err
+		}
+	}
+	t.written = append(t.written, t.large)
+	o, err := u.complete(ctx, size, sum)
+	if err != nil {
+		return Object{}, err
+	}
+	t.done(u)
+	if u.plain.Load() && t.caps.PartSums != Ignored {
+		t.caps.PartSums = Refused
+	}
+	t.steer()
+	return o, nil
+}
+
+// tryWrongSum sends a part with a checksum that is not its own. A store that
+// takes it does not look.
+func (t *trial) tryWrongSum(ctx context.Context, u *upload) error {
+	p := part{number: 1, buf: []byte("eddy"), crc: 1}
+	u.parts = make([]sentPart, 1)
+	err := t.once(ctx, func(ctx context.Context) error { return u.sendOnce(ctx, p, false) })
+	u.parts = nil
+	t.caps.PartSums = Kept
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, ErrUnreachable):
+		return err
+	case err == nil:
+		t.caps.PartSums = Ignored
+		u.plain.Store(true)
+	}
+	// Whether a refusal is about this value or about all of them, the right one
+	// shows.
+	return nil
+}
+
+func (t *trial) done(u *upload) {
+	for i, o := range t.open {
+		if o == u {
+			t.open = append(t.open[:i], t.open[i+1:]...)
+			return
+		}
+	}
+}
+
+// tryClass looks in which class the large object is, and reads the end of it.
+func (t *trial) tryClass(ctx context.Context) (Object, error) {
+	var class types.StorageClass
+	var o Object
+	err := t.s.attempt(ctx, "look at", t.large, t.s.deadline(0), func(ctx context.Context, _ int) error {
+		out, err := t.s.api.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &t.s.bucket, Key: t.s.key(t.large)})
+		if err != nil {
+			return err
+		}
+		class = out.StorageClass
+		o = Object{Key: t.large, Size: aws.ToInt64(out.ContentLength), ETag: unquote(out.ETag)}
+		return nil
+	})
+	if err != nil {
+		return o, err
+	}
+	if !isArchived(string(class)) {
+		var r io.ReadCloser
+		if r, err = t.s.Open(ctx, t.large, o.ETag, o.Size-10, 10); err == nil {
+			_, err = io.Copy(io.Discard, r)
+			err = errors.Join(err, r.Close())
+		}
+		if !hasCode(err, "InvalidObjectState") {
+			return o, err
+		}
+	}
+	return o, thawFirst(string(class))
+}
+
+// thawFirst refuses a bucket from which nothing can be restored at once.
+func thawFirst(class string) error {
+	if class == "" {
+		class = "an archive class"
+	}
+	return hint.Add(&storeError{
+		op: "use the bucket", kind: ErrRefused,
+		said: "what is written goes to " + class + " at once, and must be thawed for hours before it can be read",
+	}, "set store.storage_class to STANDARD, STANDARD_IA or GLACIER_IR, or use a bucket that keeps objects readable")
+}
+
+// tryCopy makes an object of a range of the large one and a part of its own.
+func (t *trial) tryCopy(ctx context.Context, from Object) Answer {
+	const off, n, tail = 1000, minPart, "eddy"
+	u := t.s.newUpload(PutRequest{Key: t.copied})
+	u.plain.Store(true) // minio refuses to copy into an upload with an algorithm
+	if u.create(ctx) != nil {
+		return Unknown
+	}
+	t.open = append(t.open, u)
+	last := part{number: 2, off: n, buf: []byte(tail)}
+	u.parts = []sentPart{{len: n}, {off: n, len: len(tail)}}
+	err := t.once(ctx, func(ctx context.Context) error {
+		out, err := t.s.api.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
+			Bucket: &t.s.bucket, Key: t.s.key(t.copied), UploadId: &u.id, PartNumber: aws.Int32(1),
+			CopySource:        aws.String(copySource(t.s.bucket, *t.s.key(t.large))),
+			CopySourceRange:   aws.String(fmt.Sprintf("bytes=%d-%d", off, off+n-1)),
+			CopySourceIfMatch: etagHeader(from.ETag),
+		})
+		if err != nil {
+			return err
+		}
+		if out.CopyPartResult == nil || aws.ToString(out.CopyPartResult.ETag) == "" {
+			return &storeError{kind: ErrRefused, said: "no result in the answer"}
+		}
+		u.parts[0].etag = *out.CopyPartResult.ETag
+		return nil
+	})
+	if err != nil {
+		return answer(err)
+	}
+	if u.trySend(ctx, last, true) != nil {
+		return Unknown
+	}
+	t.written = append(t.written, t.copied)
+	if err := u.tryComplete(ctx, n+int64(len(tail)), ""); err != nil {
+		return answer(err)
+	}
+	t.done(u)
+	// The border of the large object's first two parts is in the range.
+	const at = minPart - off - 8
+	r, err := t.s.Open(ctx, t.copied, "", at, 16)
+	if err != nil {
+		return Unknown
+	}
+	got, err := io.ReadAll(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return Unknown
+	}
+	if string(got) != strings.Repeat("a", 8)+strings.Repeat("b", 8) {
+		return Ignored
+	}
+	return Kept
+}
+
+// copySource is how a header names an object: a plus sign would be read as a space.
+func copySource(bucket, key string) string {
+	return strings.ReplaceAll((&url.URL{Path: bucket + "/" + key}).EscapedPath(), "+", "%2B")
+}
+
+// clean removes what the trial wrote, and learns how.
+func (t *trial) clean(ctx context.Context) error {
+	for _, u := range t.open {
+		if err := t.s.abort(ctx, u.r.Key, u.id); err != nil && !errors.Is(err, ErrRefused) {
+			return err
+		}
+	}
+	err := t.s.deleteMany(ctx, t.written)
+	t.caps.DeleteMany = answer(err)
+	if refusesMany(err) {
+		t.caps.DeleteMany = Refused
+		err = t.s.deleteEach(ctx, t.written)
+	}
+	if err != nil && !errors.Is(err, ErrRefused) {
+		return err
+	}
+	t.caps.Delete = Kept
+	if err != nil {
+		t.caps.Delete = Refused
+	}
+	for _, key := range t.written {
+		if _, err := t.s.Stat(ctx, key); err == nil {
+			t.caps.Left = true
+			if t.caps.Delete == Kept {
+				t.caps.Delete = Ignored
+			}
+		}
+	}
+	return nil
+}
