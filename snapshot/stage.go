@@ -225,6 +225,23 @@ func (s *Stage) ProbeLinks() error {
 	return nil
 }
 
+// TryRoot finds out whether a stage of one root can be made, and files linked into
+// it, by doing so. It leaves nothing behind; what a kill leaves goes with
+// SweepStages, since id is one of a backup that is never made.
+func TryRoot(id string, r Root) (err error) {
+	dir := filepath.Join(r.Path, StageDir)
+	if _, serr := os.Lstat(dir); errors.Is(serr, fs.ErrNotExist) {
+		// Where a backup began meanwhile it is not empty, and stays.
+		defer func() { _ = os.Remove(dir) }()
+	}
+	s, err := CreateStage(id, []Root{r})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Remove()) }()
+	return s.ProbeLinks()
+}
+
 // probe chooses the file for a trial link: one that belongs to whom the root
 // belongs, because that is whose the data is and a stray file of somebody else
 // would give a false alarm; else a file that is made for it (own).

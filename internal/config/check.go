@@ -30,6 +30,7 @@ var (
 	otherUnit = regexp.MustCompile(`\.(target|timer|socket|path|slice|scope|mount|automount|swap|device)$`)
 	// bucketText is wider than AWS's rule: older and other stores allow more.
 	bucketText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$`)
+	priceText  = regexp.MustCompile(`^[0-9]{1,6}(\.[0-9]{1,6})?( [A-Za-z]{1,8})?$`)
 	keyFile    = regexp.MustCompile(`^(priv_validator_.*|node_key\.json|keyring-.*)$`)
 )
 
@@ -319,6 +320,9 @@ func (l *loader) checkStore() {
 	}
 	if s.SSE.KMSKeyID != "" && s.SSE.Mode != "aws:kms" && !l.badBelow("store.sse") {
 		l.problem("store.sse.kms_key_id", "set without sse.mode aws:kms", "write mode: aws:kms, or remove the key")
+	}
+	if s.Price != "" && !l.bad["store.price"] && !priceText.MatchString(s.Price) {
+		l.problem("store.price", quote(s.Price)+" is no price", "write what a GB costs a month: 0.023 USD")
 	}
 	if !isFile {
 		return

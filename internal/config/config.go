@@ -8,7 +8,11 @@
 // secret is ever part of a problem or of a setting's text.
 package config
 
-import "time"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // DefaultFile is read where no other file is named. It may be absent.
 const DefaultFile = "/etc/eddy/eddy.yaml"
@@ -112,6 +116,19 @@ type Store struct {
 	// StorageClass is that of the volumes; "": the bucket's default.
 	StorageClass string `yaml:"storage_class"`
 	SSE          SSE    `yaml:"sse"`
+	// Price is what a GB (10^9 bytes) costs a month, "0.023 USD"; "": unknown. It
+	// is for estimates only.
+	Price string `yaml:"price"`
+}
+
+// PerGBMonth takes Price apart; 0 where it is unknown.
+func (s Store) PerGBMonth() (amount float64, currency string) {
+	text, currency, _ := strings.Cut(s.Price, " ")
+	amount, err := strconv.ParseFloat(text, 64)
+	if err != nil { // "": check has refused everything else
+		return 0, ""
+	}
+	return amount, currency
 }
 
 // SSE is encryption by the bucket.

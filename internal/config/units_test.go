@@ -72,3 +72,20 @@ func TestClosest(t *testing.T) {
 		}
 	}
 }
+
+func TestPrice(t *testing.T) {
+	for text, want := range map[string]float64{"": 0, "0.023 USD": 0.023, "5": 5, "0.5 EUR": 0.5} {
+		c, err := Load(write(t, "store: {price: \""+text+"\"}\n"), nil, Overrides{}, NeedNothing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := c.Store.PerGBMonth(); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+	for _, text := range []string{"USD 5", "-1", "1e9", "five", "1 US Dollar"} {
+		if _, err := Load(write(t, "store: {price: \""+text+"\"}\n"), nil, Overrides{}, NeedNothing); err == nil {
+			t.Errorf("%q passes", text)
+		}
+	}
+}

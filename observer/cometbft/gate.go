@@ -38,16 +38,38 @@ const stale = 10 * time.Minute
 // Gate implements observer.Holder. What might be cured by waiting is
 // isBehind's; everything else is refused for good.
 func (r *Replica) Gate(ctx context.Context, s observer.State) error {
-	chain, err := ChainID(r.o.Home)
-	if err != nil {
-		return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
+	for _, check := range []func(observer.State) error{r.isOnChain, r.isNoValidator, r.witnessesAgree, r.isBehind} {
+		if err := check(s); err != nil {
+			return err
+		}
 	}
+	st, err := r.o.Control.Status(ctx)
+	if err != nil {
+		return hint.Add(fmt.Errorf("%w: %s: %w", observer.ErrNotFit, r.o.Control, err), hintOr(err, "look at replica.control"))
+	}
+	if !st.Running {
+		return unfit("start it first; eddy starts no node that somebody else stopped", "%s says that the node is stopped", r.o.Control)
+	}
+	return nil
+}
+
+// isOnChain compares the node's chain with the configuration's and its home's.
+func (r *Replica) isOnChain(s observer.State) error {
+	chain, err := ChainID(r.o.Home)
 	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
 	case r.o.ChainID != "" && s.Cluster != r.o.ChainID:
 		return unfit("correct replica.chain_id or replica.rpc", "it is on chain %s, the configuration says %s", s.Cluster, r.o.ChainID)
 	case chain != s.Cluster:
 		return unfit("replica.rpc and replica.home must be of one node", "its RPC is on chain %s, the genesis in %s is of chain %s", s.Cluster, r.o.Home, chain)
-	case s.Voting > 0:
+	}
+	return nil
+}
+
+// isNoValidator refuses a node that takes part in consensus, or did.
+func (r *Replica) isNoValidator(s observer.State) error {
+	if s.Voting > 0 {
 		return unfit("back up an observer beside it; `eddy node` or your own node without its key will do", "%s is a validator (voting power %d): it must not be stopped", s.Node.Name, s.Voting)
 	}
 	sign, err := SignState(r.o.Home)
@@ -57,20 +79,14 @@ func (r *Replica) Gate(ctx context.Context, s observer.State) error {
 	if !sign.Zero() {
 		return unfit("an observer has a key of its own that never signed; if this node was a validator, give it a new key", "its key has signed (height %d): it is or was a validator", sign.Height)
 	}
+	return nil
+}
+
+func (r *Replica) witnessesAgree(s observer.State) error {
 	for _, w := range s.Witness {
 		if w.Error == "" && w.Cluster != s.Cluster {
 			return unfit("correct replica.witnesses", "witness %s is on chain %s, the node on %s", w.URL, w.Cluster, s.Cluster)
 		}
-	}
-	if err := r.isBehind(s); err != nil {
-		return err
-	}
-	st, err := r.o.Control.Status(ctx)
-	if err != nil {
-		return hint.Add(fmt.Errorf("%w: %s: %w", observer.ErrNotFit, r.o.Control, err), hintOr(err, "look at replica.control"))
-	}
-	if !st.Running {
-		return unfit("start it first; eddy starts no node that somebody else stopped", "%s says that the node is stopped", r.o.Control)
 	}
 	return nil
 }

@@ -65,6 +65,7 @@ type nodeStatus struct {
 	catchingUp                    bool
 	power                         int64
 	validator                     string // consensus address, hex
+	listen                        string // the address that it tells its peers
 }
 
 func askStatus(ctx context.Context, raw string) (nodeStatus, error) {
@@ -82,7 +83,30 @@ func askStatus(ctx context.Context, raw string) (nodeStatus, error) {
 		chainID: s.NodeInfo.Network, id: string(s.NodeInfo.ID()), moniker: s.NodeInfo.Moniker, version: s.NodeInfo.Version,
 		height: s.SyncInfo.LatestBlockHeight, time: s.SyncInfo.LatestBlockTime, catchingUp: s.SyncInfo.CatchingUp,
 		power: s.ValidatorInfo.VotingPower, validator: s.ValidatorInfo.Address.String(),
+		listen: s.NodeInfo.ListenAddr,
 	}, nil
+}
+
+// peersOf asks a node for its peers: how many have called it, and whether one of
+// them all is the node with that id.
+func peersOf(ctx context.Context, raw, id string) (inbound int, has bool, err error) {
+	c, err := rpchttp.NewWithTimeout(raw, "/websocket", uint(callTimeout.Seconds()))
+	if err != nil {
+		return 0, false, redact(err, raw)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	net, err := c.NetInfo(ctx)
+	if err != nil {
+		return 0, false, redact(err, raw)
+	}
+	for _, p := range net.Peers {
+		if !p.IsOutbound {
+			inbound++
+		}
+		has = has || string(p.NodeInfo.ID()) == id
+	}
+	return inbound, has, nil
 }
 
 // appAndPeers asks what status does not say. Both are facts for people: a node

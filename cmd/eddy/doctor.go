@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/netresearch/go-cron"
+	"github.com/spf13/cobra"
+
+	"github.com/eddy-backup/eddy/internal/check"
+	"github.com/eddy-backup/eddy/internal/config"
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/observer/control"
+)
+
+// finding is a line of `eddy doctor`.
+type finding struct{ check.Finding }
+
+func (finding) MessageType() string { return "check" }
+
+func (f finding) Line() string {
+	s := fmt.Sprintf("%-4s  %s: %s", f.Level, f.Name, f.Said)
+	if f.Hint != "" {
+		s += "\n      hint: " + f.Hint
+	}
+	return s
+}
+
+// diagnosis is the last line of `eddy doctor`.
+type diagnosis struct {
+	OK   int `json:"ok"`
+	Warn int `json:"warn"`
+	Fail int `json:"fail"`
+}
+
+func (diagnosis) MessageType() string { return "doctor" }
+
+func (d diagnosis) Line() string {
+	return fmt.Sprintf("%d OK, %d WARN, %d FAIL", d.OK, d.Warn, d.Fail)
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "look at all that a backup will need; change nothing", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.load(config.NeedBackup)
+			if err != nil {
+				return err
+			}
+			var sum diagnosis
+			var printed error
+			show := func(f check.Finding) {
+				switch f.Level {
+				case check.OK:
+					sum.OK++
+				case check.Warn:
+					sum.Warn++
+				case check.Fail:
+					sum.Fail++
+				}
+				printed = errors.Join(printed, a.result(finding{f}))
+			}
+			a.examine(cmd.Context(), c, show)
+			if err := cmd.Context().Err(); err != nil {
+				return err
+			}
+			switch err := errors.Join(printed, a.result(sum)); {
+			case err != nil:
+				return err
+			case sum.Fail > 0:
+				return hint.Add(fmt.Errorf("%d of %d checks failed", sum.Fail, sum.OK+sum.Warn+sum.Fail), "a backup would fail, or could not be restored: see each FAIL")
+			case sum.Warn > 0:
+				return job.ErrWarnings
+			}
+			return nil
+		},
+	}
+}
+
+// examine runs every check that the configuration allows. What cannot be looked
+// at is a finding; the rest goes on.
+func (a *app) examine(ctx context.Context, c *config.Config, show func(check.Finding)) {
+	failed := func(name string, err error, todo string) {
+		if h := hint.Of(err); h != "" {
+			todo = h
+		}
+		show(check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: todo})
+	}
+	show(check.Good("configuration", "no mistakes"))
+	amount, currency := c.Store.PerGBMonth()
+	d := job.Doctor{
+		CopyFallback: c.Stage.Fallback == "copy", Workdir: job.Workdir{Dir: c.Workdir},
+		RetentionBy: c.Retention.By, Keep: c.Retention.Last, PerMonth: perMonth(c.Schedule, time.Now()),
+		GBMonth: amount, Currency: currency, Now: time.Now,
+	}
+	if ctl, err := newControl(c); err != nil {
+		failed("control", err, "look at replica.control")
+	} else {
+		for _, f := range control.Checks(ctx, ctl, c.Workdir, c.Replica.Control.Timeout.D()) {
+			show(f)
+		}
+	}
+	if r, err := newReplica(c); err != nil {
+		failed("home", err, "look at replica.home")
+	} else {
+		for _, f := range r.Checks(ctx) {
+			show(f)
+		}
+		if d.Roots, err = r.Roots(ctx); err != nil {
+			failed("home", err, "look at replica.home")
+		}
+		d.DataSize = r.Size
+	}
+	var err error
+	if _, d.Catalog, err = a.openCatalog(ctx, c); err != nil {
+		failed("store", err, "look at the store's settings")
+	}
+	d.Run(ctx, show)
+}
+
+// perMonth is how often a schedule comes in 30 days.
+func perMonth(schedule string, from time.Time) int {
+	s, err := cron.ParseStandard(schedule)
+	if err != nil { // none is set; a wrong one is a mistake of the configuration
+		return 0
+	}
+	n, end := 0, from.AddDate(0, 0, 30)
+	for t := s.Next(from); !t.IsZero() && t.Before(end) && n < 100_000; t = s.Next(t) {
+		n++
+	}
+	return n
+}
