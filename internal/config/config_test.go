@@ -340,8 +340,14 @@ func TestTemplate(t *testing.T) {
 	for name, v := range map[string]TemplateValues{
 		"nothing": {},
 		"exec":    {Exec: true},
-		"most":    {Cluster: "gaia", Home: "/home/gaia/.gaia", RPC: "http://127.0.0.1:1", Store: "s3://b-b/e", Region: "eu-west-1", Endpoint: "https://s3.example.com", Workdir: "/srv/w", Witnesses: []string{}, Supervise: "/run/x.sock"},
-		"file":    {Store: "file:///srv/backups"},
+		"unit":    {Unit: "gaiad.service", ChainID: "gaia-1", Timeout: "300s", Deadline: "15m"},
+		"docker":  {Container: "gaia"},
+		"found": {
+			Home: "/h", From: map[string]string{"replica.home": "--home of x\nworkdir: /tmp", "cluster": "not found"},
+			Found: []string{"user gaia", "a\nstore: x\u2028y"},
+		},
+		"most": {Cluster: "gaia", Home: "/home/gaia/.gaia", RPC: "http://127.0.0.1:1", Store: "s3://b-b/e", Region: "eu-west-1", Endpoint: "https://s3.example.com", Workdir: "/srv/w", Witnesses: []string{}, Supervise: "/run/x.sock"},
+		"file": {Store: "file:///srv/backups"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, err := Template(v)
