@@ -36,6 +36,8 @@ var table = []row{
 	// their contracts: no kind of system, no way of control, no protocol.
 	{pkg: "internal/job", imports: []string{"observer", "snapshot", "uploader", "internal/ui"}, never: join(network, stores, cluster)},
 	{pkg: "internal/config", never: join(stores, cluster, []string{"net/http"})},
+	// It edits a node's file and knows no node.
+	{pkg: "internal/nodeconfig", never: join(stores, cluster, []string{"net/http"})},
 	{pkg: "internal/ui", never: join(network, stores, cluster)},
 	// The demo plays an operator: it runs the binary. Of the rest it takes only
 	// what writes the homes of its chain.
@@ -63,6 +65,7 @@ var homes = map[string][]string{
 	"github.com/netresearch/go-cron": {"internal/config", "cmd/eddy"},
 	"go.yaml.in/yaml/v3":             {"internal/config"},
 	"github.com/godbus/dbus":         {"observer/control"},
+	"github.com/pelletier/go-toml":   {"internal/nodeconfig"},
 	"golang.org/x/term":              {"internal/ui", "cmd/eddy"},
 }
 

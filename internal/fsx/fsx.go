@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,26 @@ import (
 // WriteFileAtomic replaces path with data so that after a crash either the old
 // or the whole new content is there: temporary name in the same directory, fsync
 // of the file, rename, fsync of the directory.
-func WriteFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
+func WriteFileAtomic(path string, data []byte, perm fs.FileMode) error {
+	return writeFile(path, data, func(f *os.File) error { return f.Chmod(perm) })
+}
+
+// WriteFileLike is WriteFileAtomic with the mode and the owner of like, which
+// comes from os.Stat. It fails where the file cannot be given to that owner.
+func WriteFileLike(path string, data []byte, like fs.FileInfo) error {
+	st := like.Sys().(*syscall.Stat_t)
+	return writeFile(path, data, func(f *os.File) error {
+		return errors.Join(f.Chown(int(st.Uid), int(st.Gid)), f.Chmod(like.Mode().Perm()))
+	})
+}
+
+// WriteFileOwned is WriteFileAtomic for a file of another user.
+func WriteFileOwned(path string, data []byte, perm fs.FileMode, uid, gid int) error {
+	return writeFile(path, data, func(f *os.File) error { return errors.Join(f.Chown(uid, gid), f.Chmod(perm)) })
+}
+
+// writeFile writes beside path, lets prepare set the rights, and renames.
+func writeFile(path string, data []byte, prepare func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
 	if err != nil {
@@ -38,7 +58,7 @@ func WriteFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 	}()
 	_, err = f.Write(data)
 	if err == nil {
-		err = f.Chmod(perm)
+		err = prepare(f)
 	}
 	if err == nil {
 		err = f.Sync()
