@@ -38,6 +38,8 @@ var table = []row{
 	{pkg: "internal/config", never: join(stores, cluster, []string{"net/http"})},
 	// It edits a node's file and knows no node.
 	{pkg: "internal/nodeconfig", never: join(stores, cluster, []string{"net/http"})},
+	// It looks at a machine; what a home holds it asks those who back it up.
+	{pkg: "internal/detect", imports: []string{"internal/config", "internal/nodeconfig", "observer/cometbft"}, never: join(stores, cluster)},
 	{pkg: "internal/ui", never: join(network, stores, cluster)},
 	// The demo plays an operator: it runs the binary. Of the rest it takes only
 	// what writes the homes of its chain.
@@ -51,7 +53,7 @@ var table = []row{
 	{pkg: "deploy", never: network},
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
-		"internal/alarm", "internal/config", "internal/demo", "internal/job", "internal/ui",
+		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/ui",
 		"observer", "observer/cometbft", "observer/cometbft/node", "observer/control", "snapshot", "uploader",
 	}, never: join(stores, cluster)},
 }
