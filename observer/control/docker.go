@@ -191,7 +191,7 @@ func (c *container) status(ctx context.Context) (runState, string, error) {
 }
 
 // fit asks for a start, too, of the container that runs, which does nothing: who
-// may stop it, but not start it, finds out before.
+// may stop it, but not start it, finds out before. One that is down is left down.
 func (c *container) fit(ctx context.Context, r *Record) error {
 	i, err := c.look(ctx)
 	if err == nil {
@@ -199,6 +199,9 @@ func (c *container) fit(ctx context.Context, r *Record) error {
 	}
 	if err != nil {
 		return err
+	}
+	if st, err := i.state(); st != running {
+		return join(ErrStopped, err) // it is not for us to start it
 	}
 	if _, err := c.call(ctx, http.MethodPost, i.id, "/start"); err != nil {
 		return fmt.Errorf("it could not be started again: %w", err)

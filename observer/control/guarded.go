@@ -135,7 +135,7 @@ func (e *guarded) mayHold(ctx context.Context, r Request) (rec Record, err error
 		return rec, err
 	}
 	if st != running {
-		if err := e.node.by.fit(ctx, &rec); errors.Is(err, ErrStopped) {
+		if err := e.node.by.fit(ctx, &rec); errors.Is(err, ErrStopped) && hint.Of(err) != "" {
 			return rec, err // it knows more
 		}
 		return rec, hint.Add(ErrStopped, "somebody stopped it: start it, then run eddy backup again")

@@ -22,7 +22,8 @@ type manager interface {
 	// run of it, or the one that ended, where the manager knows.
 	status(ctx context.Context) (st runState, since string, err error)
 	// fit refuses a hold of the running node that could not end well, and notes in
-	// r what will name the node to whoever has to start it.
+	// r what will name the node to whoever has to start it. It is also asked of a
+	// node that is down: then it starts nothing, and may say ErrStopped with a hint.
 	fit(ctx context.Context, r *Record) error
 	// stop asks for the stop and waits for the manager's answer until ctx is done,
 	// which is no error: what became of the node is asked next. failed is what the
