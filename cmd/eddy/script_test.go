@@ -106,6 +106,22 @@ func (c *chain) execControl(ts *testscript.TestScript, h node.Home) {
 	ts.Defer(func() { exec.Command("sh", "-c", "kill -KILL $(cat "+dir+"/pid)").Run() }) // gone already is fine
 }
 
+// appOutside starts the replica's app under a supervise of its own, says so in
+// eddy.yaml, and returns its address.
+func (c *chain) appOutside(ts *testscript.TestScript) (address string) {
+	sock, home := ts.MkAbs("app.sock"), ts.MkAbs("app")
+	address = "unix://" + ts.MkAbs("abci.sock")
+	b, err := os.ReadFile(ts.MkAbs("eddy.yaml"))
+	yaml := strings.Replace(string(b), "store:", fmt.Sprintf("  app: {home: %s, control: {supervise: %s}}\nstore:", home, sock), 1)
+	err = errors.Join(err, os.WriteFile(ts.MkAbs("eddy.yaml"), []byte(yaml), 0o600))
+	cmd, serr := spawn(ts.MkAbs("app.log"), "eddy", "supervise", "--socket", sock, "--", "eddy", "node", "app", "--home", home, "--listen", address)
+	if err = errors.Join(err, serr); err != nil {
+		ts.Fatalf("%v", err)
+	}
+	ts.Defer(func() { kill(cmd) })
+	return address
+}
+
 // spawn starts this test binary under the name of a program.
 func spawn(log string, argv ...string) (*exec.Cmd, error) {
 	exe, err := exec.LookPath(argv[0])
@@ -223,7 +239,7 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"keeper": keeper,
 		"canary": c.canary,
-		// replica [stopped|validator]: a replica of the script's own, under
+		// replica [stopped|exec|app]: a replica of the script's own, under
 		// supervise, caught up; HOME_DIR, RPC, VALIDATOR_RPC and SOCKET name it, and
 		// eddy.yaml is written for it.
 		"replica": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -246,7 +262,11 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 				check(ts, caughtUp(h.RPC, c.validator().RPC))
 				return
 			}
-			cmd, err := spawn(ts.MkAbs("node.log"), "eddy", "supervise", "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir)
+			node := []string{"eddy", "supervise", "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir}
+			if len(args) == 1 && args[0] == "app" {
+				node = append(node, "--proxy-app", c.appOutside(ts))
+			}
+			cmd, err := spawn(ts.MkAbs("node.log"), node...)
 			check(ts, err)
 			ts.Defer(func() { kill(cmd) })
 			check(ts, caughtUp(h.RPC, c.validator().RPC))

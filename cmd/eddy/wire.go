@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -40,34 +41,46 @@ func (a *app) openCatalog(ctx context.Context, c *config.Config) (uploader.Store
 	return store, uploader.NewCatalog(store, c.Cluster), nil
 }
 
-// newControl makes the node's control by the configuration.
+// newControl makes the node's control by the configuration: one, or the node's
+// and its app's.
 func newControl(c *config.Config) (control.Control, error) {
-	k := c.Replica.Control
-	swap := filepath.Join(c.Replica.Home, ".eddy", "swap.json")
-	mayStart := func(context.Context) error {
+	node, err := newWay(c, c.Replica.Control.Way, c.Workdir, func(context.Context) error {
 		sign, err := cometbft.SignState(c.Replica.Home)
 		if err == nil && !sign.Zero() {
 			err = hint.Add(errors.New("the node's key has signed since: it may be a validator now"), "start it by hand, if it should run")
 		}
 		return err
+	})
+	if err != nil || !c.Replica.App.Control.Set() {
+		return node, err
 	}
+	app, err := newWay(c, c.Replica.App.Control, filepath.Join(c.Workdir, "app"), nil)
+	if err != nil {
+		return nil, err
+	}
+	return control.NewOrdered(node, app), nil
+}
+
+// newWay makes the control of one process, with its journal in dir.
+func newWay(c *config.Config, k config.Way, dir string, mayStart func(context.Context) error) (control.Control, error) {
+	swap := filepath.Join(c.Replica.Home, ".eddy", "swap.json")
 	switch {
 	case k.Supervise != "":
 		return control.NewSupervise(k.Supervise), nil
 	case k.Systemd.Unit != "":
 		return control.NewSystemd(control.SystemdConfig{
 			Unit: k.Systemd.Unit, Rights: k.Systemd.Rights,
-			Dir: c.Workdir, SwapFile: swap, MayStart: mayStart,
+			Dir: dir, SwapFile: swap, MayStart: mayStart,
 		})
 	case k.Docker.Container != "":
 		return control.NewDocker(control.DockerConfig{
 			Container: k.Docker.Container, Host: dockerHost(k.Docker.Socket),
-			Dir: c.Workdir, SwapFile: swap, MayStart: mayStart,
+			Dir: dir, SwapFile: swap, MayStart: mayStart,
 		})
 	}
 	return control.NewExec(control.ExecConfig{
 		Stop: k.Exec.Stop, Start: k.Exec.Start, Status: k.Exec.Status,
-		Dir: c.Workdir, SwapFile: swap, MayStart: mayStart,
+		Dir: dir, SwapFile: swap, MayStart: mayStart,
 	})
 }
 
@@ -91,9 +104,16 @@ func newReplica(c *config.Config) (*replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	roots := maps.Clone(c.Roots)
+	if home := c.Replica.App.Home; home != "" {
+		if roots == nil {
+			roots = map[string]string{}
+		}
+		roots["app"] = home // checked to be free
+	}
 	r, err := cometbft.New(cometbft.Options{
 		Home: c.Replica.Home, RPC: c.Replica.RPC, Witnesses: c.Replica.Witnesses, ChainID: c.Replica.ChainID,
-		ExtraRoots: c.Roots, Include: c.Include, Control: ctl,
+		ExtraRoots: roots, Include: c.Include, Control: ctl,
 		StopTimeout: c.Replica.Control.Timeout.D(), HoldDeadline: c.Replica.Control.Deadline.D(),
 	})
 	if err != nil {

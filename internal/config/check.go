@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -92,7 +93,7 @@ func (l *loader) required(need Need) {
 			l.problem(r.key, "missing", l.missingHint(r.key))
 		}
 	}
-	if need&NeedReplica != 0 && len(c.Replica.Control.ways()) == 0 && !l.badBelow("replica.control") && !l.excused("replica.control") {
+	if need&NeedReplica != 0 && !c.Replica.Control.Set() && !l.badBelow("replica.control") && !l.excused("replica.control") {
 		l.problem("replica.control", "missing", "say how the node is stopped and started: supervise: /run/eddy/node.sock, systemd: {unit: NAME}, docker: {container: NAME}, or exec: {stop: [...], start: [...], status: [...]}")
 	}
 }
@@ -133,8 +134,11 @@ func (l *loader) missingHint(key string) string {
 
 func (e Exec) empty() bool { return len(e.Stop)+len(e.Start)+len(e.Status) == 0 }
 
+// Set tells whether the process is controlled at all.
+func (k Way) Set() bool { return len(k.ways()) > 0 }
+
 // ways are the ways of control that are set; one of them is right.
-func (k Control) ways() (set []string) {
+func (k Way) ways() (set []string) {
 	for _, w := range []struct {
 		name string
 		set  bool
@@ -232,8 +236,38 @@ func hostPort(u *url.URL) string {
 func (l *loader) checkControl() {
 	const section = "replica.control"
 	k := l.c.Replica.Control
+	l.checkWay(section, k.Way)
+	if !l.bad[section+".timeout"] && k.Timeout.D() < minTimeout {
+		l.problem(section+".timeout", k.Timeout.String()+" is too short for any node to stop", "write 120s or more")
+	}
+	switch {
+	case l.bad[section+".deadline"]:
+	case k.Deadline.D() > maxHold:
+		l.problem(section+".deadline", k.Deadline.String()+" holds the node for too long", "a hold takes seconds; write at most "+Duration(maxHold).String())
+	case !l.bad[section+".timeout"] && k.Deadline <= k.Timeout:
+		l.problem(section+".deadline", fmt.Sprintf("%s is not longer than the timeout, %s", k.Deadline, k.Timeout), "the hold begins with the node's own stop: allow for both")
+	}
+	const app = "replica.app"
+	a := l.c.Replica.App
+	l.checkWay(app+".control", a.Control)
+	l.absolute(app+".home", a.Home)
+	switch way := a.Control.ways(); {
+	case l.badBelow(app):
+	case a.Home != "" && len(way) == 0:
+		l.problem(app+".control", "missing", "say how the app is stopped and started, as for the node: what it writes must stand still, too")
+	case a.Home != "" && path.Clean(a.Home) == path.Clean(l.c.Replica.Home):
+		l.problem(app+".home", "this is the node's home", "remove it: what lies there is backed up anyway")
+	case a.Home != "" && l.c.Roots["app"] != "":
+		l.problem("roots.app", "the name of the app's home", "give this root another name")
+	case len(way) > 0 && reflect.DeepEqual(a.Control, k.Way):
+		l.problem(app+".control."+way[0], "the same as the node's", "remove replica.app where one control stops both")
+	}
+}
+
+// checkWay checks how one process is stopped and started.
+func (l *loader) checkWay(section string, k Way) {
 	if w := k.ways(); len(w) > 1 {
-		l.problem(section+"."+w[0], "set beside "+strings.Join(w[1:], " and "), "a node is controlled in one way: leave only that")
+		l.problem(section+"."+w[0], "set beside "+strings.Join(w[1:], " and "), "a process is controlled in one way: leave only that")
 	}
 	l.absolute(section+".supervise", k.Supervise)
 	if !l.bad[section+".supervise"] && len(k.Supervise) > maxSocket {
@@ -254,16 +288,6 @@ func (l *loader) checkControl() {
 		default:
 			l.argv(a.key, a.argv)
 		}
-	}
-	if !l.bad[section+".timeout"] && k.Timeout.D() < minTimeout {
-		l.problem(section+".timeout", k.Timeout.String()+" is too short for any node to stop", "write 120s or more")
-	}
-	switch {
-	case l.bad[section+".deadline"]:
-	case k.Deadline.D() > maxHold:
-		l.problem(section+".deadline", k.Deadline.String()+" holds the node for too long", "a hold takes seconds; write at most "+Duration(maxHold).String())
-	case !l.bad[section+".timeout"] && k.Deadline <= k.Timeout:
-		l.problem(section+".deadline", fmt.Sprintf("%s is not longer than the timeout, %s", k.Deadline, k.Timeout), "the hold begins with the node's own stop: allow for both")
 	}
 }
 

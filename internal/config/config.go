@@ -60,20 +60,35 @@ type Replica struct {
 	// ChainID is the chain that the replica must be on; "": the one of its genesis.
 	ChainID string  `yaml:"chain_id"`
 	Control Control `yaml:"control"`
+	App     App     `yaml:"app"`
 }
 
-// Control is how the node is stopped and started: in one of these ways.
+// App is the replica's application where it is a process of its own, behind
+// proxy_app. It is stopped after the node and started before it.
+type App struct {
+	// Home is the directory with its data; "": it lies in the node's home, or is
+	// named by roots.
+	Home    string `yaml:"home"`
+	Control Way    `yaml:"control"`
+}
+
+// Control is how the node is stopped and started, and how long that may take.
 type Control struct {
-	// Supervise is the socket of the `eddy supervise` that is the node's parent.
-	Supervise string  `yaml:"supervise"`
-	Systemd   Systemd `yaml:"systemd"`
-	Docker    Docker  `yaml:"docker"`
-	Exec      Exec    `yaml:"exec"`
+	Way `yaml:",inline"`
 	// Timeout is how long the node may take to stop by itself.
 	Timeout Duration `yaml:"timeout" default:"120s"`
 	// Deadline is how long the whole hold may last, the node's stop included;
 	// after it the guard starts the node.
 	Deadline Duration `yaml:"deadline" default:"10m"`
+}
+
+// Way is what stops and starts a process: one of these.
+type Way struct {
+	// Supervise is the socket of the `eddy supervise` that is the node's parent.
+	Supervise string  `yaml:"supervise"`
+	Systemd   Systemd `yaml:"systemd"`
+	Docker    Docker  `yaml:"docker"`
+	Exec      Exec    `yaml:"exec"`
 }
 
 // Systemd is a node that is a service of systemd.

@@ -32,6 +32,10 @@ func walkStruct(v reflect.Value, prefix string) []field {
 			continue
 		}
 		f := v.Field(i)
+		if name == ",inline" { // its keys stand beside its neighbours
+			out = append(out, walkStruct(f, prefix)...)
+			continue
+		}
 		if _, leaf := f.Addr().Interface().(encoding.TextUnmarshaler); f.Kind() == reflect.Struct && !leaf {
 			out = append(out, walkStruct(f, prefix+name+".")...)
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -90,6 +91,10 @@ func (e *guarded) hold(ctx context.Context, r Request) (*guardedHold, error) {
 	r, err := r.withDefaults()
 	if err != nil {
 		return nil, err
+	}
+	// A workdir below the job's own is ours to make; only its parent must be there.
+	if err := os.Mkdir(e.node.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("workdir: %w", err)
 	}
 	lock, err := e.lock()
 	if err != nil {

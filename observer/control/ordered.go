@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/eddy-backup/eddy/internal/check"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -86,6 +87,16 @@ func (o ordered) Hold(ctx context.Context, r Request) (Hold, error) {
 		h.add(held)
 	}
 	return h, nil
+}
+
+// Checks implements check.Checker with what each control has to say.
+func (o ordered) Checks(ctx context.Context) (all []check.Finding) {
+	for _, c := range o {
+		if more, ok := c.(check.Checker); ok {
+			all = append(all, more.Checks(ctx)...)
+		}
+	}
+	return all
 }
 
 // Recover closes the journals of all, the last one's first.
