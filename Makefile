@@ -14,6 +14,9 @@ LABBIN  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/eddy-lab/$(LABKEY)
 LAB     := bin/lab s3 --
 export EDDY_LAB_BIN := $(LABBIN)
 
+# A Debian with a systemd of its own, for what needs one; the number is of its list.
+SYSROOT := $(dir $(LABBIN))debian-12-systemd-1
+
 # Static by default; the race detector needs cgo and says so itself.
 export CGO_ENABLED := 0
 
@@ -21,10 +24,10 @@ export CGO_ENABLED := 0
 LABPKGS := ./uploader/... ./cmd/... ./scripts/...
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build lab test race lint fuzz e2e bench demo dist clean FORCE
+.PHONY: help deps build lab test race lint fuzz e2e e2e-systemd bench demo dist clean FORCE
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install with apt what tests, demo and bench need and this machine lacks
 	scripts/deps.sh
@@ -56,9 +59,9 @@ race: deps ## all tests that need no server, with the race detector (needs gcc)
 lint: deps ## gofumpt, vet, staticcheck, shellcheck, go.mod
 	@out=$$($(GO) tool gofumpt -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 	$(GO) vet -tags $(TAGS) ./...
-	$(GO) vet -tags '$(TAGS) lab' ./...
+	$(GO) vet -tags '$(TAGS) lab root' ./...
 	$(GO) tool staticcheck -tags $(TAGS) ./...
-	$(GO) tool staticcheck -tags '$(TAGS) lab' ./...
+	$(GO) tool staticcheck -tags '$(TAGS) lab root' ./...
 	cd lab && $(GO) vet -tags '$(TAGS) lab e2e' ./...
 	staticcheck=$$($(GO) tool -n staticcheck) && cd lab && $$staticcheck -tags '$(TAGS) lab e2e' ./...
 	shellcheck .ci/run .ci/gotest scripts/*.sh
@@ -79,6 +82,16 @@ e2e: deps bin/eddy bin/lab ## the demo in its other forms, and the stage of a no
 	$(LAB) bin/eddy demo --store s3://{bucket}/e2e --endpoint {endpoint} --engine pebbledb --volume-size 1MiB
 	bin/eddy demo --engine goleveldb
 	cd lab && $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 20m ./e2e
+
+# Beside e2e: it boots a machine in a container, which not every builder may do.
+e2e-systemd: bin/lab $(SYSROOT) ## holds against a real systemd, booted in a container (root; minutes)
+	bin/lab systemd --root $(SYSROOT) -- $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -run TestSystemd ./observer/control
+
+$(SYSROOT):
+	scripts/deps.sh systemd
+	mkdir -p $(dir $(SYSROOT))
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,polkitd,sudo bookworm $@.$$$$
+	rm -rf $@.$$$$/var/cache/apt/archives/*.deb && mv $@.$$$$ $@
 
 bench: deps bin/eddy bin/bench ## the measured promises; BENCH='--size 500MB' for a short one
 	bin/bench --eddy bin/eddy $(BENCH)

@@ -4,6 +4,6 @@
 // brings a hundred modules with it. The servers are built from the module proxy
 // at the versions pinned in lab/go.mod; this package starts their binaries on a
 // free loopback port in a directory of their own, says when they are ready, and
-// stops them again. It refuses to know eddy. Its invariant: whatever it started
+// stops them again. Machine boots a whole systemd for what needs one. It refuses to know eddy. Its invariant: whatever it started
 // is gone, with its directory, when Stop has returned.
 package lab

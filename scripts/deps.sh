@@ -14,6 +14,11 @@ need gcc gcc
 need git git
 need tar tar
 need sha256sum coreutils
+if [ "${1:-}" = systemd ]; then # for make e2e-systemd
+  need debootstrap debootstrap
+  need systemd-nspawn systemd-container
+  need nsenter util-linux
+fi
 # The bench measures Debian's own awscli and reads GNU time, so it is these
 # files that must be there, not something of the same name in PATH.
 need /usr/bin/aws awscli

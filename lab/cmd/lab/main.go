@@ -1,12 +1,17 @@
 // Command lab runs a program beside the real servers that it needs.
 //
 //	lab s3 [--dir D] [--binary PATH] -- CMD ARG...
+//	lab systemd --root DIR -- CMD ARG...
 //
-// It starts an S3 server on a free loopback port, creates a bucket, puts
+// s3 starts an S3 server on a free loopback port, creates a bucket, puts
 // EDDY_LAB_S3_ENDPOINT, EDDY_LAB_S3_BUCKET, EDDY_LAB_S3_DATA and the AWS_*
 // variables into CMD's environment, runs CMD with this terminal, and exits with
 // CMD's code when the server is stopped and its directory removed. "{endpoint}"
 // and "{bucket}" in CMD's arguments stand for the two values.
+//
+// systemd boots a copy of the Debian in DIR in a container, puts its root
+// directory into CMD's environment as EDDY_LAB_MACHINE_ROOT, and shuts it down
+// when CMD has ended. It needs root.
 package main
 
 import (
@@ -26,21 +31,41 @@ import (
 	"github.com/eddy-backup/eddy/lab"
 )
 
-const usage = "usage: lab s3 [--dir DIR] [--binary VERSITYGW] -- CMD [ARG...]"
+const usage = `usage: lab s3 [--dir DIR] [--binary VERSITYGW] -- CMD [ARG...]
+       lab systemd --root DIR -- CMD [ARG...]`
+
+// server is what runs beside the program.
+type server interface {
+	Environ(base []string) []string
+	Exited() <-chan struct{}
+	Stop() error
+}
+
+var (
+	_ server = (*lab.S3)(nil)
+	_ server = (*lab.Machine)(nil)
+)
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
 func run(args []string, stderr io.Writer) int {
-	if len(args) == 0 || args[0] != "s3" {
+	if len(args) == 0 || args[0] != "s3" && args[0] != "systemd" {
 		fmt.Fprintln(stderr, usage)
 		return 2
 	}
-	fl := flag.NewFlagSet("lab s3", flag.ContinueOnError)
+	fl := flag.NewFlagSet("lab "+args[0], flag.ContinueOnError)
 	fl.SetOutput(stderr)
 	fl.Usage = func() { fmt.Fprintln(stderr, usage); fl.PrintDefaults() }
 	var o lab.S3Options
-	fl.StringVar(&o.Dir, "dir", "", "make the server's directory in `DIR` (default: the temporary directory)")
-	fl.StringVar(&o.Binary, "binary", "", "`PATH` of versitygw (default: in $EDDY_LAB_BIN, else beside this program)")
+	var root string
+	start := func(ctx context.Context) (server, error) { return lab.StartS3(ctx, o) }
+	if args[0] == "systemd" {
+		fl.StringVar(&root, "root", "", "`DIR` with the root directory of a Debian")
+		start = func(ctx context.Context) (server, error) { return lab.StartMachine(ctx, root) }
+	} else {
+		fl.StringVar(&o.Dir, "dir", "", "make the server's directory in `DIR` (default: the temporary directory)")
+		fl.StringVar(&o.Binary, "binary", "", "`PATH` of versitygw (default: in $EDDY_LAB_BIN, else beside this program)")
+	}
 	if err := fl.Parse(args[1:]); err != nil {
 		return 2
 	}
@@ -48,7 +73,7 @@ func run(args []string, stderr io.Writer) int {
 		fl.Usage()
 		return 2
 	}
-	code, err := runBeside(o, fl.Args())
+	code, err := runBeside(start, fl.Args())
 	if err != nil {
 		fmt.Fprintln(stderr, "lab:", err)
 		if code == 0 {
@@ -60,7 +85,7 @@ func run(args []string, stderr io.Writer) int {
 
 // runBeside returns the program's exit code, and what went wrong with the
 // server or with starting the program.
-func runBeside(o lab.S3Options, argv []string) (code int, err error) {
+func runBeside(start func(context.Context) (server, error), argv []string) (code int, err error) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
@@ -76,26 +101,28 @@ func runBeside(o lab.S3Options, argv []string) (code int, err error) {
 			cancel()
 		}
 	}()
-	server, err := lab.StartS3(ctx, o)
+	beside, err := start(ctx)
 	close(started)
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, server.Stop()) }()
+	defer func() { err = errors.Join(err, beside.Stop()) }()
 
-	fill := strings.NewReplacer("{endpoint}", server.Endpoint, "{bucket}", server.Bucket)
-	for i := range argv {
-		argv[i] = fill.Replace(argv[i])
+	if s3, ok := beside.(*lab.S3); ok {
+		fill := strings.NewReplacer("{endpoint}", s3.Endpoint, "{bucket}", s3.Bucket)
+		for i := range argv {
+			argv[i] = fill.Replace(argv[i])
+		}
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = server.Environ(os.Environ())
+	cmd.Env = beside.Environ(os.Environ())
 	if err := cmd.Start(); err != nil {
 		return 127, err
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	exited := server.Exited()
+	exited := beside.Exited()
 	for {
 		select {
 		case s := <-signals:
@@ -105,7 +132,7 @@ func runBeside(o lab.S3Options, argv []string) (code int, err error) {
 			// An error here means that it ended meanwhile, which done tells.
 			_ = cmd.Process.Signal(s)
 		case <-exited:
-			err = errors.New("the S3 server ended while the program ran")
+			err = errors.New("the server ended while the program ran")
 			exited = nil
 		case werr := <-done:
 			var exit *exec.ExitError
