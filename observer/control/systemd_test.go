@@ -11,6 +11,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
+	"github.com/eddy-backup/eddy/internal/check"
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
@@ -184,5 +185,29 @@ func TestLockHolders(t *testing.T) {
 	}
 	if err := lock.Unlock(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestUnitFindings(t *testing.T) {
+	u := goodUnit()
+	for limit, want := range map[time.Duration]check.Level{0: check.OK, 90 * time.Second: check.Fail, 120 * time.Second: check.OK} {
+		u.timeoutStop = limit
+		if f := stopTime(u); f.Level != want || (f.Hint == "") != (want == check.OK) {
+			t.Errorf("%s: %+v", limit, f)
+		}
+	}
+	for err, want := range map[error]check.Level{nil: check.OK, ErrHeld: check.Fail} {
+		if f := found("guard", "it is there", err); f.Level != want || (f.Hint == "") != (want == check.OK) || f.Said == "" {
+			t.Errorf("%v: %+v", err, f)
+		}
+	}
+	c, err := NewSystemd(SystemdConfig{Unit: "no-such-unit-of-eddy", Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// With a bus or without: it says what is missing, and what to do.
+	got := c.(check.Checker).Checks(ctxOf(t))
+	if len(got) != 1 || got[0].Level != check.Fail || got[0].Hint == "" {
+		t.Errorf("%+v", got)
 	}
 }

@@ -1,0 +1,58 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+
+	"github.com/eddy-backup/eddy/internal/check"
+	"github.com/eddy-backup/eddy/internal/hint"
+)
+
+var _ check.Checker = (*guarded)(nil)
+
+// Checks are those of the node's manager, where it has any.
+func (e *guarded) Checks(ctx context.Context) []check.Finding {
+	if by, ok := e.node.by.(check.Checker); ok {
+		return by.Checks(ctx)
+	}
+	return nil
+}
+
+// Checks says what Hold would refuse, and what would make a stop an unclean one.
+func (s *service) Checks(ctx context.Context) []check.Finding {
+	u, err := s.systemd.unit(ctx, s.ref.Name)
+	if err == nil {
+		err = u.fit()
+	}
+	if err == nil {
+		err = s.alone(ctx, u)
+	}
+	const manager = "node's manager"
+	out := []check.Finding{found(manager, u.name+" is "+cmp.Or(u.unitFileState, "loaded")+" and runs as "+orRoot(u.user), err)}
+	if u.loadState != "loaded" {
+		return out
+	}
+	return append(out, stopTime(u),
+		found("guard", s.ref.guardUnit(".timer")+" is installed and looks into "+s.dir, s.guardFits(ctx, u)),
+		found("right to stop", "eddy may stop and start "+u.name+" and its guard", s.mayControl(ctx, u)))
+}
+
+func found(name, good string, err error) check.Finding {
+	if err == nil {
+		return check.Good(name, good)
+	}
+	return check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: cmp.Or(hint.Of(err), "see docs/systemd.md")}
+}
+
+// stopTime judges how long systemd waits before it kills.
+func stopTime(u unit) check.Finding {
+	const name = "stop time-out"
+	if u.timeoutStop != 0 && u.timeoutStop < minStop {
+		return check.Finding{
+			Name: name, Level: check.Fail, Said: fmt.Sprintf("systemd kills %s after %s", u.name, u.timeoutStop),
+			Hint: "systemctl edit " + u.name + " and write: [Service], on the next line TimeoutStopSec=180s",
+		}
+	}
+	return check.Good(name, "systemd gives "+u.name+" time enough to stop")
+}
