@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/eddy-backup/eddy/internal/check"
 	"github.com/eddy-backup/eddy/internal/fsx"
 )
 
@@ -65,6 +66,7 @@ var roles = map[string]func(args []string) int{
 	"play-orphans":   playOrphans,
 	"play-status":    playStatus,
 	"play-recover":   playRecover,
+	"play-checks":    playChecks,
 	"play-run":       playRun,
 }
 
@@ -330,6 +332,18 @@ func playRecover(args []string) int {
 		return 1
 	}
 	fmt.Println("acted", acted)
+	return 0
+}
+
+// playChecks prints the names and verdicts of what doctor is told.
+func playChecks(args []string) int {
+	var a holderArgs
+	if err := json.Unmarshal([]byte(args[0]), &a); err != nil {
+		panic(err)
+	}
+	for _, f := range a.control().(check.Checker).Checks(context.Background()) {
+		fmt.Printf("%s: %s\n", f.Name, f.Level)
+	}
 	return 0
 }
 

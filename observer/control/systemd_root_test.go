@@ -301,6 +301,10 @@ func TestSystemdHold(t *testing.T) {
 	for _, rights := range []string{"", RightsPolkit, RightsSudo} {
 		t.Run("rights="+rights, func(t *testing.T) {
 			a := m.install(t, rights)
+			out, err := m.command(m.uidOf(a), "/usr/local/bin/eddy", "play-checks", string(marshal(t, a))).Output()
+			if err != nil || string(out) != "node's manager: OK\nstop time-out: FAIL\nguard: OK\nright to stop: OK\n" {
+				t.Errorf("checks: %v\n%s", err, out) // the node is given 20 seconds
+			}
 			began := time.Now()
 			p := m.eddy(t, a)
 			p.expect(t, "held")
