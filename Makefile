@@ -24,7 +24,7 @@ export CGO_ENABLED := 0
 LABPKGS := ./uploader/... ./cmd/... ./scripts/...
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build lab test race lint fuzz e2e e2e-systemd bench demo dist clean FORCE
+.PHONY: help deps build lab test race lint fuzz e2e e2e-docker e2e-systemd bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,11 @@ e2e: deps bin/eddy bin/lab ## the demo in its other forms, and the stage of a no
 	$(LAB) bin/eddy demo --store s3://{bucket}/e2e --endpoint {endpoint} --engine pebbledb --volume-size 1MiB
 	bin/eddy demo --engine goleveldb
 	cd lab && $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 20m ./e2e
+	$(MAKE) e2e-docker
+
+e2e-docker: bin/eddy bin/lab ## docker control and the compose file, beside a real engine (needs root)
+	scripts/deps.sh docker
+	EDDY=$(CURDIR)/bin/eddy bin/lab docker -- $(GOTEST) -count 1 -p 1 -tags '$(TAGS) root' -run 'Docker|Compose' -v ./observer/control ./deploy
 
 # Beside e2e: it boots a machine in a container, which not every builder may do.
 e2e-systemd: bin/lab $(SYSROOT) ## holds against a real systemd, booted in a container (root; minutes)

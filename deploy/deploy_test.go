@@ -9,6 +9,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/eddy-backup/eddy/internal/config"
 )
 
 // policy is the part of an IAM policy that is used here.
@@ -107,6 +111,44 @@ func TestLifecycleOnlyAbortsUploads(t *testing.T) {
 	}
 	if days := r.AbortIncompleteMultipartUpload.DaysAfterInitiation; days < 7 {
 		t.Errorf("aborts after %d days: an upload may take longer, want 7 or more", days)
+	}
+}
+
+// eddy and the node share user, home and process ids, and each comes back by
+// itself; the configuration beside lacks nothing but its placeholders.
+func TestComposeFile(t *testing.T) {
+	var c struct {
+		Services map[string]struct {
+			User, Pid, Restart string
+			Volumes            []string
+			StopGracePeriod    string `yaml:"stop_grace_period"`
+		}
+	}
+	b, err := os.ReadFile("compose/compose.yaml")
+	if err == nil {
+		err = yaml.Unmarshal(b, &c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, eddy := c.Services["node"], c.Services["eddy"]
+	for _, volume := range []string{"./node:/node", "./run:/run/eddy"} {
+		if !slices.Contains(node.Volumes, volume) || !slices.Contains(eddy.Volumes, volume) {
+			t.Errorf("%s is not in both: %q, %q", volume, node.Volumes, eddy.Volumes)
+		}
+	}
+	if node.User == "" || node.User != eddy.User || eddy.Pid != "service:node" {
+		t.Errorf("users %q and %q, pid %q", node.User, eddy.User, eddy.Pid)
+	}
+	if node.Restart != "unless-stopped" || eddy.Restart != "always" || node.StopGracePeriod != "3m" || eddy.StopGracePeriod != "3m" {
+		t.Errorf("restart %q and %q, stop_grace_period %q and %q", node.Restart, eddy.Restart, node.StopGracePeriod, eddy.StopGracePeriod)
+	}
+	b, err = os.ReadFile("compose/eddy.yaml")
+	if err == nil {
+		err = config.CheckTemplate("eddy.yaml", b)
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 

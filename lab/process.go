@@ -25,20 +25,24 @@ type Process struct {
 // StartProcess starts argv with exactly env as its environment and its output
 // appended to the file at log.
 func StartProcess(argv, env []string, log string) (*Process, error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env, cmd.SysProcAttr = env, &syscall.SysProcAttr{}
+	return startProcess(cmd, log)
+}
+
+func startProcess(cmd *exec.Cmd, log string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close() // the child has its own descriptor
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = env
 	cmd.Stdout, cmd.Stderr = out, out
 	// The kernel kills the server when we die without a chance to stop it. The
 	// signal is tied to the thread that started the child; the runtime keeps its
 	// threads unless a goroutine locked to one exits, which nothing here does.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", argv[0], err)
+		return nil, fmt.Errorf("start %s: %w", cmd.Args[0], err)
 	}
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	go func() {

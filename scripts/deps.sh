@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
 # Installs, on Debian and its kin, the tools that eddy's tests, demo and bench
-# call and that this machine lacks. Does nothing where all are there.
+# call and that this machine lacks. Does nothing where all are there. With the
+# word docker also what `make e2e-docker` needs: an engine.
 set -euo pipefail
 
 missing=()
 need() { # need PROGRAM PACKAGE
   command -v "$1" >/dev/null || missing+=("$2")
 }
+if [ "${1:-}" = docker ]; then
+  need dockerd docker.io
+  need docker docker.io
+  need docker-compose docker-compose
+  need ip iproute2
+  need iptables iptables
+fi
 need zstd zstd
 need curl curl
 need shellcheck shellcheck

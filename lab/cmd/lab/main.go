@@ -1,6 +1,7 @@
 // Command lab runs a program beside the real servers that it needs.
 //
 //	lab s3 [--dir D] [--binary PATH] -- CMD ARG...
+//	lab docker [--dir D] -- CMD ARG...
 //	lab systemd --root DIR -- CMD ARG...
 //
 // s3 starts an S3 server on a free loopback port, creates a bucket, puts
@@ -8,6 +9,9 @@
 // variables into CMD's environment, runs CMD with this terminal, and exits with
 // CMD's code when the server is stopped and its directory removed. "{endpoint}"
 // and "{bucket}" in CMD's arguments stand for the two values.
+//
+// docker starts a dockerd in namespaces of its own, with DOCKER_HOST and
+// EDDY_LAB_DOCKER. It needs root.
 //
 // systemd boots a copy of the Debian in DIR in a container, puts its root
 // directory into CMD's environment as EDDY_LAB_MACHINE_ROOT, and shuts it down
@@ -32,6 +36,7 @@ import (
 )
 
 const usage = `usage: lab s3 [--dir DIR] [--binary VERSITYGW] -- CMD [ARG...]
+       lab docker [--dir DIR] -- CMD [ARG...]
        lab systemd --root DIR -- CMD [ARG...]`
 
 // server is what runs beside the program.
@@ -43,28 +48,41 @@ type server interface {
 
 var (
 	_ server = (*lab.S3)(nil)
+	_ server = (*lab.Docker)(nil)
 	_ server = (*lab.Machine)(nil)
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
 func run(args []string, stderr io.Writer) int {
-	if len(args) == 0 || args[0] != "s3" && args[0] != "systemd" {
+	if len(args) == 0 {
 		fmt.Fprintln(stderr, usage)
 		return 2
 	}
 	fl := flag.NewFlagSet("lab "+args[0], flag.ContinueOnError)
 	fl.SetOutput(stderr)
 	fl.Usage = func() { fmt.Fprintln(stderr, usage); fl.PrintDefaults() }
-	var o lab.S3Options
-	var root string
-	start := func(ctx context.Context) (server, error) { return lab.StartS3(ctx, o) }
-	if args[0] == "systemd" {
+	var dir, binary, root string
+	needsDir := func() {
+		fl.StringVar(&dir, "dir", "", "make the server's directory in `DIR` (default: the temporary directory)")
+	}
+	var start func(context.Context) (server, error)
+	switch args[0] {
+	case "s3":
+		needsDir()
+		fl.StringVar(&binary, "binary", "", "`PATH` of versitygw (default: in $EDDY_LAB_BIN, else beside this program)")
+		start = func(ctx context.Context) (server, error) {
+			return lab.StartS3(ctx, lab.S3Options{Dir: dir, Binary: binary})
+		}
+	case "docker":
+		needsDir()
+		start = func(ctx context.Context) (server, error) { return lab.StartDocker(ctx, dir) }
+	case "systemd":
 		fl.StringVar(&root, "root", "", "`DIR` with the root directory of a Debian")
 		start = func(ctx context.Context) (server, error) { return lab.StartMachine(ctx, root) }
-	} else {
-		fl.StringVar(&o.Dir, "dir", "", "make the server's directory in `DIR` (default: the temporary directory)")
-		fl.StringVar(&o.Binary, "binary", "", "`PATH` of versitygw (default: in $EDDY_LAB_BIN, else beside this program)")
+	default:
+		fmt.Fprintln(stderr, usage)
+		return 2
 	}
 	if err := fl.Parse(args[1:]); err != nil {
 		return 2
