@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/eddy-backup/eddy/internal/check"
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
@@ -369,5 +370,54 @@ func TestDockerUnreachable(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, recordFile)); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a journal was written")
+	}
+}
+
+// What is not as it should be comes with what to do.
+func TestDockerChecks(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		do   func(e *engineOf)
+		want string // name of the finding and its level; "": all OK
+		said string
+	}{
+		"as it should be": {func(e *engineOf) {}, "", ""},
+		"ten seconds":     {func(e *engineOf) { e.set("Config", "StopTimeout", 10) }, "stop time-out WARN", "after 10s"},
+		"for ever":        {func(e *engineOf) { e.set("Config", "StopTimeout", -1) }, "", ""},
+		"no policy":       {func(e *engineOf) { e.set("HostConfig", "RestartPolicy", map[string]string{"Name": "no"}) }, "node's manager WARN", "policy is no"},
+		"paused":          {func(e *engineOf) { e.set("State", "Status", "paused") }, "node's manager FAIL", "is paused"},
+		"no container":    {func(e *engineOf) { e.c = nil }, "right to stop FAIL", "no container gaia"},
+		"no right":        {func(e *engineOf) { e.deny = "/json" }, "right to stop FAIL", "403"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e, c := newEngineOf(t)
+			e.set("Config", "StopTimeout", 180)
+			e.set("HostConfig", "RestartPolicy", map[string]string{"Name": "unless-stopped"})
+			tc.do(e)
+			var got []string
+			for _, f := range mustDocker(t, c).(check.Checker).Checks(ctxOf(t)) {
+				if (f.Hint == "") != (f.Level == check.OK) || f.Said == "" || strings.Contains(f.Said+f.Hint, "\n") {
+					t.Errorf("%+v", f)
+				}
+				if f.Level != check.OK {
+					got = append(got, f.Name+" "+string(f.Level))
+					if !strings.Contains(f.Said, tc.said) {
+						t.Errorf("%+v, want %q", f, tc.said)
+					}
+				}
+			}
+			if strings.Join(got, ", ") != tc.want {
+				t.Errorf("found %q, want %q", got, tc.want)
+			}
+			for _, call := range e.calls {
+				if !strings.HasPrefix(call, "GET ") {
+					t.Errorf("doctor asks for %s", call)
+				}
+			}
+		})
+	}
+	if f := bad("guard", notProcessOne(1)); f.Level != check.Fail || !strings.Contains(f.Hint, "--init") {
+		t.Errorf("%+v", f)
 	}
 }

@@ -1,0 +1,70 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/eddy-backup/eddy/internal/check"
+	"github.com/eddy-backup/eddy/internal/hint"
+)
+
+var _ check.Checker = (*docker)(nil)
+
+// goodStopTimeout is what a node should be given to stop, by whoever stops it.
+const goodStopTimeout = DefaultTimeout
+
+// Checks implements check.Checker.
+func (d *docker) Checks(ctx context.Context) []check.Finding {
+	ctx, cancel := context.WithTimeout(ctx, d.node.StatusTimeout)
+	defer cancel()
+	i, err := d.container.look(ctx)
+	if err != nil {
+		return []check.Finding{bad("right to stop", err)}
+	}
+	return []check.Finding{
+		check.Good("right to stop", "the engine at "+d.container.ref.Host+" answers; before each hold it is asked for a start, which does nothing"),
+		guardCheck(),
+		i.managerCheck(),
+		i.stopCheck(),
+	}
+}
+
+func bad(name string, err error) check.Finding {
+	f := check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: hint.Of(err)}
+	if f.Hint == "" {
+		f.Hint = "look at the engine's log"
+	}
+	return f
+}
+
+func guardCheck() check.Finding {
+	if err := notProcessOne(os.Getpid()); err != nil {
+		return bad("guard", err)
+	}
+	return check.Good("guard", "a process of eddy's own, started with each hold")
+}
+
+func (i containerInfo) managerCheck() check.Finding {
+	const name = "node's manager"
+	said := fmt.Sprintf("container %s is %s, its restart policy is %s", i.name, i.status, i.restart)
+	if err := i.refusal(); err != nil {
+		return bad(name, err)
+	}
+	if i.restart == "no" {
+		return check.Finding{Name: name, Level: check.Warn, Said: said, Hint: "docker update --restart unless-stopped " + i.name}
+	}
+	return check.Good(name, said)
+}
+
+func (i containerInfo) stopCheck() check.Finding {
+	const name = "stop time-out"
+	if i.stopTimeout < 0 || i.stopTimeout >= goodStopTimeout {
+		return check.Good(name, "eddy asks for a stop without SIGKILL")
+	}
+	return check.Finding{
+		Name: name, Level: check.Warn,
+		Said: fmt.Sprintf("eddy asks for a stop without SIGKILL, but docker stop and the engine's own end kill the node after %s", i.stopTimeout),
+		Hint: "make the container with --stop-timeout 180, or stop_grace_period: 3m in the compose file",
+	}
+}
