@@ -234,7 +234,7 @@ func TestExecStartedBySomebodyElse(t *testing.T) {
 func TestExecReboot(t *testing.T) {
 	h, c := execNode(t)
 	t.Setenv("EDDY_BOOT_ID", "before")
-	p := holder(t, holderArgs{Exec: &c, Timeout: 2 * time.Second, Deadline: time.Minute})
+	p := holder(t, holderArgs{Exec: &c, Timeout: 10 * time.Second, Deadline: time.Minute})
 	p.expect(t, "held")
 	guard := guardOf(t, p.Process.Pid)
 	_ = unix.Kill(p.Process.Pid, unix.SIGSTOP) // or it would see its guard die
@@ -286,7 +286,11 @@ func TestExecStopsThatGoWrong(t *testing.T) {
 			h.write(tc.file, tc.text)
 			c.Linger = 2 * slower * time.Second
 			e := mustExec(t, c)
-			hold, err := e.Hold(ctxOf(t), Request{Timeout: 1200 * slower * time.Millisecond, Deadline: time.Minute})
+			timeout := 1200 * slower * time.Millisecond
+			if tc.want == nil || tc.want == ErrKilled {
+				timeout = 10 * time.Second
+			}
+			hold, err := e.Hold(ctxOf(t), Request{Timeout: timeout, Deadline: time.Minute})
 			if tc.want == nil {
 				if err != nil {
 					t.Fatal(err)

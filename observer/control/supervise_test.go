@@ -98,20 +98,21 @@ func TestSuperviseHoldAndRelease(t *testing.T) {
 
 func TestSuperviseHolderDiesOrFreezes(t *testing.T) {
 	t.Parallel()
+	const deadline = 4 * time.Second
 	for name, tc := range map[string]struct {
 		signal unix.Signal
 		within time.Duration
 	}{
 		"killed": {unix.SIGKILL, time.Second},
-		"frozen": {unix.SIGSTOP, 2500 * time.Millisecond},
-		"silent": {0, 2500 * time.Millisecond},
+		"frozen": {unix.SIGSTOP, deadline + time.Second},
+		"silent": {0, deadline + time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
 			_, sock := supervise(t, h, SuperviseOptions{})
 			began := time.Now()
-			p := holder(t, holderArgs{Socket: sock, Timeout: time.Second, Deadline: 1500 * slower * time.Millisecond})
+			p := holder(t, holderArgs{Socket: sock, Timeout: 3 * time.Second, Deadline: deadline})
 			p.expect(t, "held")
 			if tc.signal != 0 {
 				if err := p.Process.Signal(tc.signal); err != nil {
@@ -119,7 +120,7 @@ func TestSuperviseHolderDiesOrFreezes(t *testing.T) {
 				}
 			}
 			took := eventually(t, tc.within, "the node runs again", func() bool { return h.starts() == 2 })
-			t.Logf("node runs %s after the fault, %s after the hold began (deadline %s)", took, time.Since(began), 1500*slower*time.Millisecond)
+			t.Logf("node runs %s after the fault, %s after the hold began (deadline %s)", took, time.Since(began), deadline)
 			if code := p.exit(t); code != -1 {
 				t.Fatalf("the holder lives on or ended with %d", code)
 			}
@@ -157,7 +158,7 @@ func TestSuperviseKilledOrRebooted(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
 			p, sock := supervise(t, h, SuperviseOptions{})
-			hp := holder(t, holderArgs{Socket: sock, Timeout: time.Second, Deadline: 5 * time.Second})
+			hp := holder(t, holderArgs{Socket: sock, Timeout: 4 * time.Second, Deadline: 5 * time.Second})
 			hp.expect(t, "held")
 			_ = p.Process.Kill()
 			p.exit(t)
@@ -199,7 +200,11 @@ func TestSuperviseStopsThatGoWrong(t *testing.T) {
 			_, sock := supervise(t, h, SuperviseOptions{})
 			c := NewSupervise(sock)
 			pid := h.pid()
-			hold, err := c.Hold(ctxOf(t), Request{Timeout: 800 * slower * time.Millisecond, Deadline: time.Minute})
+			timeout := 10 * time.Second
+			if tc.want == ErrStopTimeout {
+				timeout = 800 * slower * time.Millisecond
+			}
+			hold, err := c.Hold(ctxOf(t), Request{Timeout: timeout, Deadline: time.Minute})
 			if !errors.Is(err, tc.want) {
 				t.Fatalf("hold: %v, want %v", err, tc.want)
 			}
@@ -251,7 +256,7 @@ func TestSuperviseRefuses(t *testing.T) {
 	h := newHome(t)
 	p, sock := supervise(t, h, SuperviseOptions{MaxHold: time.Minute, MaxHeldPerHour: 90 * time.Second})
 	c, ctx := NewSupervise(sock), ctxOf(t)
-	hold, err := c.Hold(ctx, Request{Timeout: time.Second, Deadline: time.Minute})
+	hold, err := c.Hold(ctx, Request{Timeout: 10 * time.Second, Deadline: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,9 +288,9 @@ func TestSuperviseRefuses(t *testing.T) {
 func TestSuperviseHeldPerHour(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
-	_, sock := supervise(t, h, SuperviseOptions{MaxHeldPerHour: 2 * time.Second})
+	_, sock := supervise(t, h, SuperviseOptions{MaxHeldPerHour: 12 * time.Second})
 	c, ctx := NewSupervise(sock), ctxOf(t)
-	r := Request{Timeout: time.Second, Deadline: 1900 * time.Millisecond}
+	r := Request{Timeout: 10 * time.Second, Deadline: 11900 * time.Millisecond}
 	hold, err := c.Hold(ctx, r)
 	if err != nil {
 		t.Fatal(err)
@@ -413,7 +418,7 @@ func TestSuperviseAsPID1(t *testing.T) {
 	if err != nil || !st.Running {
 		t.Fatalf("%+v, %v", st, err)
 	}
-	hold, err := NewSupervise(h.path("sock")).Hold(ctxOf(t), Request{Timeout: 300 * slower * time.Millisecond, Deadline: 600 * slower * time.Millisecond})
+	hold, err := NewSupervise(h.path("sock")).Hold(ctxOf(t), Request{Timeout: 4 * time.Second, Deadline: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
