@@ -247,6 +247,10 @@ func (l *loader) checkControl() {
 	case !l.bad[section+".timeout"] && k.Deadline <= k.Timeout:
 		l.problem(section+".deadline", fmt.Sprintf("%s is not longer than the timeout, %s", k.Deadline, k.Timeout), "the hold begins with the node's own stop: allow for both")
 	}
+	systemd := k.Systemd.Unit != "" || l.c.Replica.App.Control.Systemd.Unit != ""
+	if systemd && k.Timeout < k.Deadline && !l.bad[section+".timeout"] && !l.bad[section+".deadline"] && k.Deadline.D() <= k.Timeout.D()+unitGuards {
+		l.problem(section+".deadline", fmt.Sprintf("%s leaves systemd's guard no time after the timeout, %s", k.Deadline, k.Timeout), fmt.Sprintf("it needs %s: write more than both together", Duration(unitGuards)))
+	}
 	const app = "replica.app"
 	a := l.c.Replica.App
 	l.checkWay(app+".control", a.Control)

@@ -234,6 +234,7 @@ const (
 	maxVolume  = 256 << 30 // bytes; larger ones need parts that break the bound on memory
 	maxLevel   = 19        // above it zstd needs another window than every decoder allows
 	maxHold    = 6 * time.Hour
+	unitGuards = 12 * time.Second // how long before the deadline systemd's guard begins
 	minTimeout = time.Second
 	maxSocket  = 107 // bytes of sun_path without its NUL
 )

@@ -21,6 +21,7 @@ type guarded struct {
 	control  string // for the journal
 	node     *node
 	linger   time.Duration
+	early    time.Duration // how long before a hold's deadline its guards act, to be in time
 	mayStart func(context.Context) error
 
 	mu     sync.Mutex
@@ -91,6 +92,10 @@ func (e *guarded) hold(ctx context.Context, r Request) (*guardedHold, error) {
 	r, err := r.withDefaults()
 	if err != nil {
 		return nil, err
+	}
+	if r.Deadline -= e.early; r.Deadline <= r.Timeout {
+		return nil, hint.Add(fmt.Errorf("the node may take %s to stop, and its guards %s to start it, but the whole hold only %s", r.Timeout, e.early, r.Deadline+e.early),
+			"give the hold a deadline that is longer than both together")
 	}
 	// A workdir below the job's own is ours to make; only its parent must be there.
 	if err := os.Mkdir(e.node.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -103,7 +103,7 @@ func newSystemd(c SystemdConfig) (*guarded, error) {
 		return nil, err
 	}
 	return &guarded{
-		name: controlSystemd + " " + c.Unit, control: controlSystemd, linger: c.Linger, mayStart: c.MayStart,
+		name: controlSystemd + " " + c.Unit, control: controlSystemd, linger: c.Linger, early: unitEarly, mayStart: c.MayStart,
 		node: (&node{
 			Unit: ref, Dir: dir, SwapFile: c.SwapFile, StartTimeout: c.StartTimeout, StatusTimeout: busTimeout,
 		}).managed(),

@@ -16,6 +16,12 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
+// unitEarly is how long before the end of the time that a hold may take its guards
+// take it for over: when all are frozen the unit's guard acts after guardLate and
+// one look (OnUnitInactiveSec=, AccuracySec= of eddy-guard@.timer), and the node
+// runs by the end all the same.
+const unitEarly = guardLate + 7*time.Second
+
 // UnitGuardVerb is the hidden verb of the command line that calls RunUnitGuard.
 const UnitGuardVerb = "guard-unit"
 
