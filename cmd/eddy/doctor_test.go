@@ -86,25 +86,31 @@ func (c *clinic) set(old, new string) {
 	c.now = strings.Replace(c.now, old, new, 1)
 }
 
-// doctor runs the real program.
-func (c *clinic) doctor() (code int, all []check.Finding) {
+// eddy runs the real program.
+func (c *clinic) eddy(args ...string) (code int, out, errs string) {
 	c.t.Helper()
 	file := filepath.Join(c.dir, "eddy.yaml")
 	must(c.t, os.WriteFile(file, []byte(c.now), 0o644))
-	cmd := exec.Command("eddy", "-c", file, "--json", "doctor")
+	cmd := exec.Command("eddy", append([]string{"-c", file}, args...)...)
 	cmd.Env = append(append(os.Environ(), "GORACE=exitcode=0"), c.env...)
 	if c.uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.uid, Gid: c.uid}}
 	}
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	var o, e strings.Builder
+	cmd.Stdout, cmd.Stderr = &o, &e
 	err := cmd.Run()
 	if ee := new(exec.ExitError); errors.As(err, &ee) {
 		code = ee.ExitCode()
 	} else {
 		must(c.t, err)
 	}
-	for sc := bufio.NewScanner(&out); sc.Scan(); {
+	return code, o.String(), e.String()
+}
+
+func (c *clinic) doctor() (code int, all []check.Finding) {
+	c.t.Helper()
+	code, out, errs := c.eddy("--json", "doctor")
+	for sc := bufio.NewScanner(strings.NewReader(out)); sc.Scan(); {
 		var f struct {
 			Type string `json:"message_type"`
 			check.Finding
@@ -118,7 +124,7 @@ func (c *clinic) doctor() (code int, all []check.Finding) {
 		}
 	}
 	if len(all) == 0 {
-		c.t.Fatalf("no checks, exit code %d: %s", code, errs.String())
+		c.t.Fatalf("no checks, exit code %d: %s", code, errs)
 	}
 	return code, all
 }
@@ -365,4 +371,52 @@ func bad(all []check.Finding) []check.Finding {
 		}
 	}
 	return out
+}
+
+// A backup goes to a store that lacks things, says so where it matters, and comes
+// back.
+func TestBackupToStoresThatLackThings(t *testing.T) {
+	c := newClinic(t)
+	notImplemented := s3fake.Reply{Status: http.StatusNotImplemented, Code: "NotImplemented"}
+	for name, q := range map[string]s3fake.Quirks{
+		"equal parts only":        {EqualParts: true},
+		"no checksums of parts":   {Checksums: s3fake.SumsPartRefused, Refuses: map[string]s3fake.Reply{"DeleteObjects": notImplemented}},
+		"no checksums at all":     {Checksums: s3fake.SumsRefused},
+		"no conditional writes":   {Conditions: s3fake.CondRefused},
+		"conditions without work": {Conditions: s3fake.CondIgnored},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.t, c.now, c.env = t, c.yaml, nil
+			c.bucket(q)
+			for i := range 2 {
+				code, out, errs := c.eddy("backup")
+				if code != exitDone || !strings.Contains(out, "READY") {
+					t.Fatalf("exit code %d: %s%s", code, out, errs)
+				}
+				if said := strings.Contains(errs, "warning: the store"); said != (q.Conditions != s3fake.CondKept) {
+					t.Errorf("backup %d: a warning about latest: %t: %s", i+1, said, errs)
+				}
+				if probed := strings.Contains(errs, "finding out what"); probed != (i == 0) {
+					t.Errorf("backup %d: probed: %t", i+1, probed)
+				}
+				must(t, waitForNext(c.home.RPC))
+			}
+			code, out, errs := c.eddy("list")
+			if code != exitDone || strings.Count(out, "READY") != 2 {
+				t.Errorf("list: exit code %d: %s%s", code, out, errs)
+			}
+			if code, out, errs = c.eddy("restore", "latest", "--into", filepath.Join(t.TempDir(), "home")); code != exitDone {
+				t.Errorf("restore: exit code %d: %s%s", code, out, errs)
+			}
+		})
+	}
+}
+
+// waitForNext waits for a new block, or the next backup would be unchanged.
+func waitForNext(rpc string) error {
+	h, err := heightOf(rpc)
+	if err != nil {
+		return err
+	}
+	return waitFor(rpc, h+1)
 }
