@@ -36,7 +36,7 @@ func (d *Doctor) cost(ctx context.Context, all []uploader.Backup, caps uploader.
 		if one, err = d.DataSize(ctx); err != nil {
 			return verdict(name, check.Warn, err, "run eddy as the node's user")
 		}
-		guess = "at most " // archives are compressed
+		guess = "about " // archives are compressed, and hold a little more
 	}
 	if one == 0 {
 		return check.Good(name, "how much will be stored is known after the first backup")

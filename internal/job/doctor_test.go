@@ -32,7 +32,7 @@ func TestCost(t *testing.T) {
 		"nobody":                         {Doctor{RetentionBy: "none", PerMonth: 30, GBMonth: 0.02}, ready, uploader.Caps{}, check.Warn, ui.Bytes(3000*gb) + " more each month (60.00"},
 		"before the first": {Doctor{RetentionBy: "eddy", Keep: 2, PerMonth: 4, DataSize: func(context.Context) (int64, error) {
 			return 10 * gb, nil
-		}}, nil, uploader.Caps{}, check.OK, "at most " + ui.Bytes(20*gb)},
+		}}, nil, uploader.Caps{}, check.OK, "about " + ui.Bytes(20*gb)},
 		"a home that cannot be read": {Doctor{DataSize: func(context.Context) (int64, error) { return 0, errors.New("denied") }}, nil, uploader.Caps{}, check.Warn, "denied"},
 		"nothing is known":           {Doctor{}, nil, uploader.Caps{}, check.OK, "after the first backup"},
 	} {
