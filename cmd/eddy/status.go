@@ -54,7 +54,7 @@ func (s status) Line() string {
 		fmt.Fprintf(&b, "\nlast success: %s (%s), node held %.2f s", s.Last.LastSuccess.Local().Format(time.RFC3339), s.Last.LastID, s.Last.HeldSeconds)
 	}
 	if s.Last.LastError != "" {
-		fmt.Fprintf(&b, "\nlast run, %s, failed: %s", s.Last.LastRun.Local().Format(time.RFC3339), s.Last.LastError)
+		fmt.Fprintf(&b, "\nlast run, %s, failed: %s", s.Last.LastFailed.Local().Format(time.RFC3339), s.Last.LastError)
 	}
 	return b.String()
 }
@@ -191,7 +191,7 @@ func judge(s status, cluster string, maxAge time.Duration, now time.Time) status
 		add(verdictCritical, "the node is stopped")
 	}
 	if s.Last.LastError != "" {
-		add(verdictWarning, "the last run, %s, failed: %s", s.Last.LastRun.Local().Format(time.RFC3339), s.Last.LastError)
+		add(verdictWarning, "the last run, %s, failed: %s", s.Last.LastFailed.Local().Format(time.RFC3339), s.Last.LastError)
 	}
 	out.State = out.verdict.word()
 	if len(out.Problems) > 0 {

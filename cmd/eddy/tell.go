@@ -15,6 +15,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -25,8 +26,9 @@ type teller struct {
 	a     *app
 	c     *config.Config
 	host  string
-	ping  *alarm.Ping // nil: none
-	begun bool        // Begun was called since the last end
+	ping  *alarm.Ping     // nil: none
+	ctl   control.Control // nil: none can be made, as newBackup will say
+	begun bool            // Begun was called since the last end
 
 	mu     sync.Mutex // of the textfile and of what follows
 	roots  []snapshot.Root
@@ -41,6 +43,9 @@ func (a *app) newTeller(c *config.Config) (*teller, error) {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
 	t := &teller{a: a, c: c, host: host, roots: []snapshot.Root{{Path: c.Replica.Home}}, pinned: -1}
+	if ctl, err := newControl(c); err == nil {
+		t.ctl = ctl
+	}
 	if c.Notify.PingURL != "" {
 		t.ping, err = alarm.NewPing(c.Notify.PingURL)
 	}
@@ -176,7 +181,11 @@ func (t *teller) ended(ctx context.Context, sum job.Summary, err error) {
 		t.hook(ctx, "notify.on_success", t.c.Notify.OnSuccess, message{Event: "success", Text: text, Code: code, Summary: &sum})
 		t.pings(ctx, (*alarm.Ping).Success)
 	default:
-		t.fails(ctx, message{Event: "failure", Text: "backup failed: " + err.Error(), Hint: hint.Of(err), Reason: reason(err), Code: code})
+		text := "backup failed: " + err.Error()
+		if code == exitInterrupted {
+			text = "backup failed: it was interrupted"
+		}
+		t.fails(ctx, message{Event: "failure", Text: text, Hint: hint.Of(err), Reason: reason(err), Code: code})
 		t.pings(ctx, (*alarm.Ping).Fail)
 	}
 }
@@ -187,7 +196,7 @@ func (t *teller) notBegun(ctx context.Context, err error) error {
 	if word == job.ReasonOther {
 		word = job.ReasonConfig
 	}
-	err = errors.Join(err, t.workdir().Fail(word, err))
+	err = errors.Join(err, t.workdir().Fail(word, err, time.Now()))
 	t.ended(ctx, job.Summary{}, err)
 	return err
 }
@@ -220,8 +229,8 @@ func (t *teller) metrics(ctx context.Context, measure bool) {
 	for _, word := range job.Reasons() {
 		f.Failures[word] = last.Failures[word]
 	}
-	if ctl, err := newControl(t.c); err == nil {
-		st, err := ctl.Status(ctx)
+	if t.ctl != nil {
+		st, err := t.ctl.Status(ctx)
 		f.Up = err == nil && st.Running
 	}
 	t.cannot(ctx, "notify.textfile", alarm.WriteTextfile(t.c.Notify.Textfile, f))

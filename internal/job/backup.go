@@ -88,7 +88,7 @@ func (b *Backup) phase(id, phase, format string, args ...any) {
 func (b *Backup) Run(ctx context.Context) (Summary, error) {
 	lock, err := b.Workdir.Lock()
 	if errors.Is(err, fsx.ErrLocked) {
-		return Summary{}, errors.Join(err, b.Workdir.Fail(ReasonLocked, err))
+		return Summary{}, errors.Join(err, b.Workdir.Fail(ReasonLocked, err, b.Now()))
 	}
 	if err != nil {
 		return Summary{}, err
@@ -117,8 +117,12 @@ func (b *Backup) Run(ctx context.Context) (Summary, error) {
 			l.HeldSeconds, l.NodeSeconds = sum.HeldSeconds, sum.StopSeconds+sum.StartSeconds
 		}
 		if err != nil {
-			l.LastError = err.Error()
-			l.fail(b.Reason(err))
+			reason := b.Reason(err)
+			l.LastError, l.LastFailed = err.Error(), b.Now().UTC()
+			if reason == ReasonInterrupted {
+				l.LastError = "it was interrupted" // what the signal cut short says nothing
+			}
+			l.fail(reason)
 			return
 		}
 		l.LastError = ""

@@ -25,6 +25,7 @@ type Last struct {
 	// anybody, as the bucket said at the last success.
 	LastVerified time.Time `json:"last_verified,omitzero"`
 	LastError    string    `json:"last_error,omitempty"`
+	LastFailed   time.Time `json:"last_failed,omitzero"`   // when LastError was; a run that could not begin is no LastRun
 	HeldSeconds  float64   `json:"held_seconds,omitempty"` // of the last hold, whatever became of its run
 	NodeSeconds  float64   `json:"node_seconds,omitempty"` // of HeldSeconds: the node's own stop and start
 	// Open says that a run has begun and not ended. Who finds it set while it has
@@ -74,6 +75,7 @@ func (l *Last) settle(word string) string {
 	}
 	l.Open = false
 	l.fail(ReasonKilled)
+	l.LastFailed = l.LastRun
 	l.LastError = "the run of " + l.LastRun.UTC().Format(time.RFC3339) + " died"
 	if word != "" {
 		l.LastError += " as it was " + word
@@ -163,11 +165,11 @@ func (w Workdir) word() (string, error) {
 // Fail counts a run that could not begin: its configuration was wrong, or another
 // one was at work, of which LastError then says nothing. What comes to Backup.Run
 // is counted there.
-func (w Workdir) Fail(reason string, cause error) error {
+func (w Workdir) Fail(reason string, cause error, now time.Time) error {
 	return w.remember(func(l *Last) {
 		l.fail(reason)
 		if !errors.Is(cause, fsx.ErrLocked) {
-			l.LastError = cause.Error()
+			l.LastError, l.LastFailed = cause.Error(), now.UTC()
 		}
 	})
 }

@@ -58,7 +58,7 @@ func TestSettleLeavesALiveRunAlone(t *testing.T) {
 		t.Errorf("%q, %v", died, err)
 	}
 	// And who finds it at work is counted, without touching what it has to say.
-	b := Backup{Workdir: w}
+	b := Backup{Workdir: w, Now: time.Now}
 	if _, err := b.Run(t.Context()); !errors.Is(err, fsx.ErrLocked) {
 		t.Error(err)
 	}
@@ -77,7 +77,7 @@ func TestFailuresOfManyAtOnceAreAllCounted(t *testing.T) {
 	var wg sync.WaitGroup
 	for range many {
 		wg.Go(func() {
-			if err := w.Fail(ReasonStore, errors.New("no bucket")); err != nil {
+			if err := w.Fail(ReasonStore, errors.New("no bucket"), time.Now()); err != nil {
 				t.Error(err)
 			}
 		})
