@@ -1,0 +1,48 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var (
+	pageBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+	pageVerb  = regexp.MustCompile(`(?m)(?:^|[ /])eddy ([a-z][^|;>&\n]*)`)
+)
+
+// The quick starts name verbs, flags and arguments that there are.
+func TestPagesNameWhatThereIs(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/quickstart-*.md")
+	if err != nil || len(pages) < 3 {
+		t.Fatal(pages, err)
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		for _, block := range pageBlock.FindAllStringSubmatch(string(text), -1) {
+			for _, m := range pageVerb.FindAllStringSubmatch(strings.ReplaceAll(block[1], "\\\n", ""), -1) {
+				seen++
+				words := strings.Fields(m[1])
+				cmd, rest, err := (&app{}).rootCommand().Find(words)
+				if err == nil {
+					err = cmd.ParseFlags(rest)
+				}
+				if err == nil {
+					err = cmd.ValidateArgs(cmd.Flags().Args())
+				}
+				if err != nil || !cmd.Runnable() {
+					t.Errorf("%s: eddy %s: %v", filepath.Base(page), m[1], err)
+				}
+			}
+		}
+		if seen == 0 {
+			t.Errorf("%s: no command of eddy was found in it", filepath.Base(page))
+		}
+	}
+}
