@@ -27,7 +27,7 @@ export CGO_ENABLED := 0
 LABPKGS := ./uploader/... ./cmd/... ./scripts/...
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build lab lab-wasmd test race lint fuzz e2e e2e-docker e2e-systemd bench demo dist clean FORCE
+.PHONY: help deps build lab lab-wasmd test race lint fuzz e2e e2e-short e2e-docker e2e-systemd e2e-quickstart bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,11 @@ e2e-docker: bin/eddy bin/lab ## docker control and the compose file, beside a re
 e2e-systemd: bin/lab $(SYSROOT) ## holds against a real systemd, booted in a container (root; minutes)
 	bin/lab systemd --root $(SYSROOT) -- $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -run TestSystemd ./observer/control
 
+# Beside e2e, too. The machine's mounts are in a namespace that ends with the test.
+e2e-quickstart: dist bin/lab lab-wasmd $(SYSROOT) ## types the quick start on a booted machine with a real chain (root; minutes)
+	cd lab && EDDY_LAB_ROOT=$(SYSROOT) EDDY_LAB_WASMD=$(WASMD) unshare --mount \
+		$(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v ./quickstart
+
 $(SYSROOT):
 	scripts/deps.sh systemd
 	mkdir -p $(dir $(SYSROOT))
@@ -118,12 +123,14 @@ bench: deps bin/eddy bin/bench ## the measured promises; BENCH='--size 500MB' fo
 demo: deps bin/eddy bin/lab ## chain, backup, disaster, restore, proof, on a real S3 server
 	$(LAB) bin/eddy demo --store s3://{bucket}/demo --endpoint {endpoint}
 
-dist: ## release binaries for linux/amd64 and arm64 with their checksums
+dist: ## release binaries for linux/amd64 and arm64, units and policies, checksums
 	rm -rf dist && mkdir dist
 	for arch in amd64 arm64; do \
 		GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -tags $(TAGS) \
 			-ldflags '-s -w -buildid= $(LDFLAGS)' -o dist/eddy-$(VERSION)-linux-$$arch ./cmd/eddy || exit 1; \
 	done
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$(git log -1 --format=%ct) --mode=u+rw,go+r,go-w \
+		--exclude='*.go' --exclude=testdata -cf - deploy scripts/restore-latest.sh | gzip -n >dist/eddy-$(VERSION)-deploy.tar.gz
 	cd dist && sha256sum eddy-* > SHA256SUMS
 
 clean: ## remove what was built in the tree
