@@ -92,21 +92,22 @@ fuzz: ## every fuzz function for FUZZTIME (10s)
 		done; \
 	done
 
-e2e: deps bin/eddy bin/lab ## the demo in its other forms, and the stage of a node under load
+# What continuous integration runs of it; the rest needs privileges, and minutes.
+e2e-short: deps bin/eddy bin/lab ## the demo in its other forms, and the stage of a node under load
 	$(LAB) bin/eddy demo --store s3://{bucket}/e2e --endpoint {endpoint} --engine pebbledb --volume-size 1MiB
 	bin/eddy demo --engine goleveldb
 	cd lab && $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 20m ./e2e
-	$(MAKE) e2e-docker
+
+e2e: e2e-short e2e-docker e2e-systemd e2e-quickstart ## all of that against real systems (root; half an hour)
 
 e2e-docker: bin/eddy bin/lab ## docker control and the compose file, beside a real engine (needs root)
 	scripts/deps.sh docker
 	EDDY=$(CURDIR)/bin/eddy bin/lab docker -- $(GOTEST) -count 1 -p 1 -tags '$(TAGS) root' -run 'Docker|Compose' -v ./observer/control ./deploy
 
-# Beside e2e: it boots a machine in a container, which not every builder may do.
 e2e-systemd: bin/lab $(SYSROOT) ## holds against a real systemd, booted in a container (root; minutes)
 	bin/lab systemd --root $(SYSROOT) -- $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -run TestSystemd ./observer/control
 
-# Beside e2e, too. The machine's mounts are in a namespace that ends with the test.
+# The machine's mounts are in a namespace that ends with the test.
 e2e-quickstart: dist bin/lab lab-wasmd $(SYSROOT) ## types the quick start on a booted machine with a real chain (root; minutes)
 	cd lab && EDDY_LAB_ROOT=$(SYSROOT) EDDY_LAB_WASMD=$(WASMD) unshare --mount \
 		$(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v ./quickstart
