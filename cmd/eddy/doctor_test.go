@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -107,7 +108,21 @@ func (c *clinic) eddy(args ...string) (code int, out, errs string) {
 	return code, o.String(), e.String()
 }
 
+// doctor asks again while the node is a few blocks behind: on a busy machine it is
+// at times, and no case is about that.
 func (c *clinic) doctor() (code int, all []check.Finding) {
+	c.t.Helper()
+	for range 20 {
+		code, all = c.ask()
+		if !slices.ContainsFunc(all, func(f check.Finding) bool { return f.Name == "caught up" && f.Level == check.Warn }) {
+			break
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+	return code, all
+}
+
+func (c *clinic) ask() (code int, all []check.Finding) {
 	c.t.Helper()
 	code, out, errs := c.eddy("--json", "doctor")
 	for sc := bufio.NewScanner(strings.NewReader(out)); sc.Scan(); {
@@ -389,7 +404,7 @@ func TestBackupToStoresThatLackThings(t *testing.T) {
 			c.t, c.now, c.env = t, c.yaml, nil
 			c.bucket(q)
 			for i := range 2 {
-				code, out, errs := c.eddy("backup")
+				code, out, errs := c.backup()
 				if code != exitDone || !strings.Contains(out, "READY") {
 					t.Fatalf("exit code %d: %s%s", code, out, errs)
 				}
@@ -410,6 +425,20 @@ func TestBackupToStoresThatLackThings(t *testing.T) {
 			}
 		})
 	}
+}
+
+// backup is tried again where the node fell behind just before the hold.
+func (c *clinic) backup() (code int, out, errs string) {
+	c.t.Helper()
+	for range 20 {
+		var said string
+		code, out, said = c.eddy("backup")
+		errs += said
+		if code != exitNotFit || !strings.Contains(said, "it has not caught up") {
+			break
+		}
+	}
+	return code, out, errs
 }
 
 // waitForNext waits for a new block, or the next backup would be unchanged.
