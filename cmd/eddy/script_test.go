@@ -85,9 +85,10 @@ func (c *chain) stop() {
 func (c *chain) execControl(ts *testscript.TestScript, h node.Home) {
 	dir := ts.MkAbs("ctl")
 	scripts := map[string]string{
-		"start":  "GORACE=exitcode=0 eddy node run --home " + h.Dir + " >" + dir + "/log 2>&1 3>&- & echo $! >" + dir + "/pid",
-		"stop":   "kill -TERM $(cat " + dir + "/pid); sleep 0.5", // a hold long enough to be hit
-		"status": "kill -0 $(cat " + dir + "/pid) 2>/dev/null && ! grep -q '^State:.Z' /proc/$(cat " + dir + "/pid)/status || exit 3",
+		"start": "GORACE=exitcode=0 eddy node run --home " + h.Dir + " >" + dir + "/log 2>&1 3>&- & echo $! >" + dir + "/pid",
+		"stop":  "kill -TERM $(cat " + dir + "/pid); sleep 0.5", // a hold long enough to be hit
+		// One look: a zombie that is reaped between two would seem to run again.
+		"status": "case $(sed -n 's/^State:.\\(.\\).*/\\1/p' /proc/$(cat " + dir + "/pid)/status 2>/dev/null) in ''|Z|X) exit 3;; esac",
 	}
 	err := os.Mkdir(dir, 0o700)
 	for name, body := range scripts {
@@ -98,7 +99,7 @@ func (c *chain) execControl(ts *testscript.TestScript, h node.Home) {
 		fmt.Sprintf("control: {exec: {stop: [%[1]s/stop], start: [%[1]s/start], status: [%[1]s/status]},", dir), 1)
 	err = errors.Join(err, rerr, os.WriteFile(ts.MkAbs("eddy.yaml"), []byte(yaml), 0o600), os.Mkdir(ts.MkAbs("state"), 0o700))
 	if err == nil {
-		err = exec.Command(filepath.Join(dir, "start")).Run()
+		err = exec.Command("sh", filepath.Join(dir, "start")).Run()
 	}
 	if err != nil {
 		ts.Fatalf("%v", err)
