@@ -180,7 +180,7 @@ func statusOf(rpc string) (height int64, catchingUp bool, err error) {
 
 // caughtUp waits until a replica follows its chain block by block.
 func caughtUp(rpc, chain string) error {
-	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		tip, err := heightOf(chain)
 		if err != nil {
 			return err
@@ -194,7 +194,7 @@ func caughtUp(rpc, chain string) error {
 
 func waitFor(rpc string, height int64) error {
 	var last error
-	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		h, err := heightOf(rpc)
 		if err == nil && h >= height {
 			return nil
@@ -296,7 +296,7 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			cmd.Env = append(os.Environ(), "EDDY_CONFIG="+ts.MkAbs("eddy.yaml"))
 			check(ts, cmd.Start())
 			hold := filepath.Join(ts.MkAbs("state"), "hold.json")
-			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 				if _, err := os.Stat(hold); err == nil {
 					break
 				}

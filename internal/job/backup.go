@@ -280,11 +280,9 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 	if err := b.Workdir.enter(st, statePrepared); err != nil {
 		return err
 	}
-	fresh, err := b.Replica.Describe(ctx)
-	if err != nil {
-		return err
-	}
-	if err := b.Replica.Gate(ctx, fresh); err != nil {
+	// Asked again: preparing may have taken long. One that fell behind meanwhile is
+	// waited for as before.
+	if _, err := b.ready(ctx); err != nil {
 		return err
 	}
 	if err := b.Workdir.enter(st, stateHolding); err != nil {
