@@ -109,9 +109,12 @@ e2e-docker: bin/eddy bin/lab ## docker control and the compose file, beside a re
 e2e-systemd: bin/lab $(SYSROOT) ## holds against a real systemd, booted in a container (root; minutes)
 	bin/lab systemd --root $(SYSROOT) -- $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -run TestSystemd ./observer/control
 
-# The machine's mounts are in a namespace that ends with the test.
+# The machine lives in namespaces that end with the test, whatever ends that: a
+# time-out and a kill -9 leave nothing running and nothing mounted.
 e2e-quickstart: dist bin/lab lab-wasmd $(SYSROOT) ## types the quick start on a booted machine with a real chain (root; minutes)
-	cd lab && EDDY_LAB_ROOT=$(SYSROOT) EDDY_LAB_WASMD=$(WASMD) unshare --mount \
+	d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && cd lab && \
+		TMPDIR=$$d EDDY_LAB_ROOT=$(SYSROOT) EDDY_LAB_WASMD=$(WASMD) \
+		unshare --mount --pid --fork --kill-child --mount-proc \
 		$(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v ./quickstart
 
 $(SYSROOT):

@@ -35,7 +35,7 @@ func TestScriptStopsAtTheFirstFailure(t *testing.T) {
 	}
 }
 
-// Pages that no machine is typed into yet must at least be bash.
+// No machine has all pages typed into it; all must at least be bash.
 func TestPagesAreBash(t *testing.T) {
 	pages, err := filepath.Glob("../../docs/quickstart-*.md")
 	if err != nil || len(pages) == 0 {

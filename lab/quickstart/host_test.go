@@ -62,7 +62,7 @@ func newHost(t *testing.T) *lab.Machine {
 	}
 	name, err := m.Run(ctx, "hostname")
 	must(t, err)
-	appendTo(t, m, "/etc/hosts", "127.0.1.1 "+name+storeIP+" "+store+"\n")
+	put(t, m, "/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 "+name+storeIP+" "+store+"\n")
 	key, cert := certificate(t, store)
 	appendTo(t, m, "/etc/ssl/certs/ca-certificates.crt", string(cert))
 	put(t, m, "/etc/s3/key.pem", string(key))
@@ -92,6 +92,10 @@ LimitNOFILE=65536
 WantedBy=multi-user.target
 `)
 	must(t, m.Script(ctx, `set -euo pipefail
+# It prints whole genesis files: all of it is shown when something fails, only then.
+exec 3>&1 >/root/setup.log 2>&1
+trap '[ $? = 0 ] || cat /root/setup.log >&3' EXIT
+
 export PATH=$PATH:`+programs+`
 useradd --create-home --home-dir /var/lib/validator validator
 useradd --create-home wasm
@@ -107,7 +111,8 @@ as validator wasmd genesis gentx validator 500000000stake --chain-id `+chainID+`
 as validator wasmd genesis collect-gentxs --home $v
 sed -i -e 's|^laddr = "tcp://127.0.0.1:26657"|laddr = "tcp://`+validIP+`:26657"|' \
   -e 's|^laddr = "tcp://0.0.0.0:26656"|laddr = "tcp://`+validIP+`:26666"|' \
-  -e 's|^pprof_laddr = .*|pprof_laddr = ""|' -e 's|^timeout_commit = .*|timeout_commit = "1s"|' $v/config/config.toml
+  -e 's|^pprof_laddr = .*|pprof_laddr = ""|' -e 's|^timeout_commit = .*|timeout_commit = "3s"|' \
+  -e 's|^allow_duplicate_ip = .*|allow_duplicate_ip = true|' $v/config/config.toml
 sed -i -e '/^\[grpc/,/^enable/s|^enable = true|enable = false|' -e 's|^minimum-gas-prices = .*|minimum-gas-prices = "0stake"|' $v/config/app.toml
 
 h=`+home+`

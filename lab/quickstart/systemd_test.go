@@ -50,6 +50,12 @@ zstd -dc >"$1"; sha256sum --strict --quiet --check "$1"; wc --lines <"$1"; find 
 	if n := strings.Fields(string(out)); len(n) != 2 || n[0] != n[1] || n[0] == "0" {
 		t.Errorf("listed and restored files: %v", n)
 	}
+	if keys, err := filepath.Glob(filepath.Join(m.Root, restored, "*/*_key*")); err != nil || len(keys) != 0 {
+		t.Errorf("keys were restored: %v (%v)", keys, err)
+	}
+	if _, err := os.Stat(filepath.Join(m.Root, restored, "data/priv_validator_state.json")); err == nil {
+		t.Error("a sign state was restored")
+	}
 	goesOn(t, m, restored, b)
 
 	for _, unit := range []string{"wasmd.service", "eddy.service"} {
@@ -108,7 +114,6 @@ type backup struct {
 	dir      string // of its objects, on the host
 	Position struct {
 		Index uint64 `json:"index"`
-		Hash  string `json:"hash"`
 	} `json:"position"`
 }
 
@@ -125,6 +130,9 @@ func newest(t *testing.T, m *lab.Machine) backup {
 	text, err := os.ReadFile(file)
 	must(t, err)
 	must(t, json.Unmarshal(text, &b))
+	if b.Position.Index == 0 {
+		t.Fatalf("%s tells no height", file)
+	}
 	return b
 }
 
