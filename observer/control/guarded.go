@@ -61,6 +61,21 @@ func (e *guarded) lock() (*fsx.Lock, error) {
 	return l, nil
 }
 
+// dyingFor is how long a lock is waited for whose holder may have been killed just
+// now: the kernel gives it up a little after the process has ended.
+const dyingFor = 2 * time.Second
+
+// lockOfTheDying takes the hold lock, also from somebody who has just ended.
+func (e *guarded) lockOfTheDying(ctx context.Context) (*fsx.Lock, error) {
+	until := time.Now().Add(dyingFor)
+	for {
+		l, err := e.lock()
+		if !errors.Is(err, ErrHeld) || time.Now().After(until) || sleep(ctx, pollEvery) != nil {
+			return l, err
+		}
+	}
+}
+
 // reap collects the guards that were left behind and are gone.
 func (e *guarded) reap() {
 	e.mu.Lock()
@@ -174,10 +189,6 @@ func notProcessOne(pid int) error {
 }
 
 const taintedHint = "what lies on its disk is not a clean state; look at the node's log"
-
-// dyingFor is how long Recover waits for a lock whose holder may have been killed
-// just now: the kernel gives it up a little after the process has ended.
-const dyingFor = 2 * time.Second
 
 // guardFirst is how long after the deadline a guard that seems alive is taken
 // for frozen.
@@ -374,10 +385,7 @@ func (e *guarded) Recover(ctx context.Context) (acted bool, err error) {
 	if rec, err := ReadHold(e.node.Dir); rec == nil && err == nil {
 		return false, nil
 	}
-	lock, err := e.lock()
-	for until := time.Now().Add(dyingFor); errors.Is(err, ErrHeld) && time.Now().Before(until) && sleep(ctx, pollEvery) == nil; {
-		lock, err = e.lock()
-	}
+	lock, err := e.lockOfTheDying(ctx)
 	if err != nil {
 		return false, fmt.Errorf("%s: recover: %w", e, err)
 	}

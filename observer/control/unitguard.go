@@ -130,7 +130,7 @@ func (e *guarded) evict(ctx context.Context, rec Record) (*fsx.Lock, error) {
 	for _, p := range holders {
 		p.exited(killGrace)
 	}
-	return e.lock()
+	return e.lockOfTheDying(ctx)
 }
 
 // lockHolders are the processes that have an flock on path, as far as this user
