@@ -36,6 +36,11 @@ func (r *Replica) Checks(ctx context.Context) []check.Finding {
 		r.noValidator(s),
 		r.caughtUp(s),
 	}
+	if err := r.isUpgrading(s); err != nil {
+		f := failed("upgrade", err)
+		f.Level = check.Warn // a backup waits for it
+		out = append(out, f)
+	}
 	out = append(out, r.witnesses(s)...)
 	out = append(out, clock(s), r.slots(ctx, s))
 	return append(out, r.hidden(st.listen)...)

@@ -36,9 +36,9 @@ func leader(s observer.State) *observer.Position {
 const stale = 10 * time.Minute
 
 // Gate implements observer.Holder. What might be cured by waiting is
-// isBehind's; everything else is refused for good.
+// isUpgrading's and isBehind's; everything else is refused for good.
 func (r *Replica) Gate(ctx context.Context, s observer.State) error {
-	for _, check := range []func(observer.State) error{r.isOnChain, r.isNoValidator, r.witnessesAgree, r.isBehind} {
+	for _, check := range []func(observer.State) error{r.isOnChain, r.isNoValidator, r.witnessesAgree, r.isUpgrading, r.isBehind} {
 		if err := check(s); err != nil {
 			return err
 		}
