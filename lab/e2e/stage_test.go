@@ -24,7 +24,7 @@ import (
 
 const (
 	grown      = 400_000_000 // bytes of databases before the backup
-	grownAgain = 700_000_000 // bytes at which writing to them again stops
+	grownAgain = 400_000_000 // bytes written to them while eddy is frozen
 	loadTime   = 2 * time.Minute
 	volumeMiB  = 64
 )

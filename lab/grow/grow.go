@@ -137,7 +137,7 @@ func Run(ctx context.Context, o Options) (res Result, err error) {
 		if o.Progress != nil {
 			o.Progress(now.OnDisk)
 		}
-		if now.OnDisk >= o.Size {
+		if !o.More && now.OnDisk >= o.Size || o.More && written >= o.Size {
 			return res, nil
 		}
 	}
