@@ -473,15 +473,3 @@ func TestNewestFirstIsAnOrder(t *testing.T) {
 		}
 	})
 }
-
-func FuzzParseJournal(f *testing.F) {
-	f.Add("{\"format\":1,\"min_reader\":1,\"key\":\"k\",\"upload_id\":\"u\"}\n{\"part\":1,\"len\":3}\n{\"part\":2,\"le")
-	f.Fuzz(func(t *testing.T, s string) {
-		_, parts, err := parseJournal(strings.NewReader(s))
-		for i, p := range parts {
-			if err == nil && p.Part != int32(i+1) {
-				t.Fatalf("part %d at place %d", p.Part, i)
-			}
-		}
-	})
-}

@@ -68,7 +68,7 @@ const (
 var advice = map[string]string{
 	"NoSuchBucket":                 "create the bucket, or correct store.url; names are case-sensitive",
 	"InvalidBucketName":            "correct the bucket's name in store.url",
-	"NoSuchUpload":                 "the upload was aborted by somebody, or by a lifecycle rule that is shorter than an upload takes; begin again",
+	"NoSuchUpload":                 "the upload was aborted by somebody, or by a lifecycle rule that is shorter than an upload takes; the next run begins it anew",
 	"InvalidAccessKeyId":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint",
 	"XAdminUserNotFound":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint", // versitygw
 	"SignatureDoesNotMatch":        "the secret key is wrong: look at AWS_SECRET_ACCESS_KEY or the profile",
@@ -94,7 +94,7 @@ var (
 	// Not every 404 is about the object: versitygw says it of an unknown user, and
 	// a wrong key must not make a full bucket look empty. HEAD has no body: the SDK
 	// makes NotFound of that.
-	absentCodes  = []string{"", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
+	absentCodes  = []string{"", "NoSuchKey", "NoSuchVersion", "NotFound"}
 	damagedCodes = []string{"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 	// A conflict of two writers at the same moment: S3 asks to try again, and the
 	// next answer says who was first.
@@ -140,6 +140,8 @@ func classify(op, key string, err error) error {
 	}
 	todo := advice[e.code]
 	switch {
+	case e.code == "NoSuchUpload":
+		e.kind = ErrUploadGone
 	case slices.Contains(damagedCodes, e.code):
 		e.kind, e.again = ErrDamaged, true // on the way, most likely
 	case slices.Contains(conflictCodes, e.code):

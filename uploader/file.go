@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -141,68 +143,166 @@ func describe(f *os.File, key string) (Object, error) {
 // compared.
 func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {
 	const op = "write"
-	if err := s.Abandon(ctx, r.Journal); err != nil {
-		return Object{}, err
-	}
 	p, err := s.path(op, r.Key)
 	if err != nil {
 		return Object{}, err
 	}
+	u := &fileUpload{s: s, r: r, dst: p, partSize: Config{}.partSize(r.Upper)}
+	old, err := u.resume(ctx)
+	if err != nil {
+		return Object{}, err
+	}
+	sent := iter.Seq2[Sent, error](func(func(Sent, error) bool) {})
+	var prior []priorPart
+	if old != nil {
+		sent, prior = old.pieces(), old.parts
+		u.journal, err = old.goOn()
+	} else {
+		err = u.begin(ctx)
+	}
+	if err != nil {
+		return Object{}, err
+	}
+	defer u.close()
+	cut := cutter{size: u.partSize, limit: 1, prior: prior, send: u.send, note: func(p part) error { return u.journal.append(lineOf(p)) }}
+	size, sum, err := cut.run(ctx, r.Key, r.Pieces(sent))
+	if errors.Is(err, errChanged) {
+		// What cannot be gone on with would fail the next run as well.
+		return Object{}, errors.Join(err, s.Abandon(context.WithoutCancel(ctx), r.Journal))
+	}
+	if err != nil {
+		return Object{}, err
+	}
+	o, err := u.publish(ctx, size, sum)
+	if err != nil {
+		return Object{}, s.fail(ctx, op, r.Key, err)
+	}
+	return o, ignoreAbsent(os.Remove(r.Journal))
+}
+
+// fileUpload is an object that is being written.
+type fileUpload struct {
+	s        *fileStore
+	r        PutRequest
+	dst      string // its path as an object
+	tmp      string // key of the file that it is before
+	partSize int64
+	journal  *journal
+	f        *os.File
+	moved    Moved
+}
+
+func (u *fileUpload) head() journalHead {
+	return journalHead{Store: u.s.URL(), Key: u.r.Key, UploadID: u.tmp, PartSize: u.partSize, Identity: u.r.Identity}
+}
+
+func (u *fileUpload) close() {
+	u.journal.close()
+	u.f.Close() // synced where that matters
+}
+
+func (u *fileUpload) begin(ctx context.Context) error {
 	var nonce [6]byte
 	rand.Read(nonce[:])
-	tmp := path.Join(path.Dir(r.Key), tmpMark+hex.EncodeToString(nonce[:])+"-"+path.Base(r.Key))
-	partSize := Config{}.partSize(r.Upper)
-	j, err := createJournal(r.Journal, journalHead{Store: s.URL(), Key: r.Key, UploadID: tmp, PartSize: partSize, Identity: r.Identity})
+	u.tmp = path.Join(path.Dir(u.r.Key), tmpMark+hex.EncodeToString(nonce[:])+"-"+path.Base(u.r.Key))
+	var err error
+	if u.journal, err = createJournal(u.r.Journal, u.head()); err != nil {
+		return err
+	}
+	if u.f, err = u.s.create(ctx, u.tmp); err != nil {
+		u.journal.close()
+		return u.s.fail(ctx, "write", u.r.Key, err)
+	}
+	return nil
+}
+
+// resume opens what an earlier run has written: the temporary file, or the object
+// where that run died behind the rename. A part counts when its bytes read back
+// as the journal says.
+func (u *fileUpload) resume(ctx context.Context) (*earlier, error) {
+	old, err := readJournal(u.r.Journal)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil || !old.head.same(u.head()) || !isTemporary(old.head.UploadID) {
+		return nil, u.s.Abandon(ctx, u.r.Journal)
+	}
+	u.tmp = old.head.UploadID
+	for _, p := range []string{u.s.temporary(u.tmp), u.dst} {
+		if u.f, err = os.OpenFile(p, os.O_RDWR, 0); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, u.s.Abandon(ctx, u.r.Journal)
+	}
 	if err != nil {
+		return nil, u.s.fail(ctx, "write", u.r.Key, err)
+	}
+	old.finished = u.f.Name() == u.dst
+	for i := range old.parts {
+		p := &old.parts[i]
+		sum, err := crcOf(&contextReader{ctx, io.NewSectionReader(u.f, p.off, p.len)})
+		if err != nil {
+			return nil, errors.Join(u.s.fail(ctx, "read back", u.r.Key, err), u.f.Close())
+		}
+		if p.stored = crc.Base64(sum) == p.crc; p.stored {
+			u.moved.Kept += p.len
+		}
+	}
+	if old.finished && slices.ContainsFunc(old.parts, func(p priorPart) bool { return !p.stored }) {
+		return nil, errors.Join(u.f.Close(), u.s.Abandon(ctx, u.r.Journal)) // another object of this name
+	}
+	u.tell()
+	return old, nil
+}
+
+func (u *fileUpload) tell() {
+	if u.r.Moved != nil {
+		u.r.Moved(u.moved)
+	}
+}
+
+func (u *fileUpload) send(ctx context.Context, p part) error {
+	err := ctx.Err()
+	if err == nil {
+		_, err = u.f.WriteAt(p.buf, p.off)
+	}
+	if err != nil {
+		return u.s.fail(ctx, "write", u.r.Key, err)
+	}
+	u.moved.Sent += p.len
+	u.tell()
+	return nil
+}
+
+// publish makes the file an object when the disk returns what was written.
+func (u *fileUpload) publish(ctx context.Context, size int64, sum uint64) (Object, error) {
+	if err := u.f.Sync(); err != nil {
 		return Object{}, err
 	}
-	defer j.close()
-	f, err := s.create(ctx, tmp)
-	if err != nil {
-		return Object{}, s.fail(ctx, op, r.Key, err)
-	}
-	defer f.Close()
-	cut := cutter{
-		size: partSize, limit: 1,
-		note: func(p part) error { return j.append(lineOf(p)) },
-		send: func(ctx context.Context, p part) error {
-			err := ctx.Err()
-			if err == nil {
-				_, err = f.WriteAt(p.buf, p.off)
-			}
-			if err != nil {
-				return s.fail(ctx, op, r.Key, err)
-			}
-			if r.Progress != nil {
-				r.Progress(p.off + int64(len(p.buf)))
-			}
-			return nil
-		},
-	}
-	size, sum, err := cut.run(ctx, r)
-	if err != nil {
+	if err := compare(ctx, u.f, size, sum); err != nil {
 		return Object{}, err
 	}
-	if err := f.Sync(); err != nil {
-		return Object{}, s.fail(ctx, op, r.Key, err)
-	}
-	if err := compare(ctx, f, size, sum); err != nil {
-		return Object{}, s.fail(ctx, op, r.Key, err)
-	}
-	o, err := describe(f, r.Key)
-	if err != nil {
-		return Object{}, s.fail(ctx, op, r.Key, err)
-	}
-	if err := s.publish(ctx, f.Name(), p); err != nil {
-		return Object{}, s.fail(ctx, op, r.Key, err)
+	o, err := describe(u.f, u.r.Key)
+	if err == nil && u.f.Name() != u.dst {
+		err = u.s.publish(ctx, u.f.Name(), u.dst)
 	}
 	o.CRC64NVME, o.Checked = crc.Base64(sum), "read-back"
-	return o, ignoreAbsent(os.Remove(r.Journal))
+	return o, err
+}
+
+// temporary is the path of a file that is no object yet.
+func (s *fileStore) temporary(key string) string { return filepath.Join(s.dir, filepath.FromSlash(key)) }
+
+// isTemporary refuses what would lead elsewhere, or to an object.
+func isTemporary(key string) bool {
+	return fs.ValidPath(key) && strings.HasPrefix(path.Base(key), tmpMark)
 }
 
 // create makes a file that is no object yet, and the directories above it.
 func (s *fileStore) create(ctx context.Context, name string) (*os.File, error) {
-	p := filepath.Join(s.dir, filepath.FromSlash(name))
+	p := s.temporary(name)
 	if err := mkdirs(s.dir); err != nil {
 		return nil, err
 	}
@@ -283,13 +383,13 @@ func (s *fileStore) lock(ctx context.Context) (unlock func(), err error) {
 
 // Abandon implements Store.
 func (s *fileStore) Abandon(ctx context.Context, journal string) error {
-	h, _, err := readJournal(journal)
+	e, err := readJournal(journal)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err == nil && h.Store == s.URL() && fs.ValidPath(h.UploadID) && strings.HasPrefix(path.Base(h.UploadID), tmpMark) {
-		if err := ignoreAbsent(os.Remove(filepath.Join(s.dir, filepath.FromSlash(h.UploadID)))); err != nil {
-			return s.fail(ctx, "remove", h.UploadID, err)
+	if err == nil && e.head.Store == s.URL() && isTemporary(e.head.UploadID) {
+		if err := ignoreAbsent(os.Remove(s.temporary(e.head.UploadID))); err != nil {
+			return s.fail(ctx, "remove", e.head.UploadID, err)
 		}
 	}
 	return ignoreAbsent(os.Remove(journal))

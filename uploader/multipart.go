@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path"
 	"sync"
@@ -27,34 +28,36 @@ import (
 // object by CRC64NVME. A store that knows no such checksum gets the parts' MD5
 // instead, and then parts are read back, which Object.Checked says.
 func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
-	if err := s.Abandon(ctx, r.Journal); err != nil {
-		return Object{}, err
-	}
 	u := s.newUpload(r)
-	if err := u.create(ctx); err != nil {
-		return Object{}, err
-	}
-	j, err := createJournal(r.Journal, journalHead{
-		Store: s.URL(), Endpoint: s.c.Endpoint, Key: r.Key, UploadID: u.id, PartSize: u.partSize, Identity: r.Identity,
-	})
-	if err != nil {
-		// Nobody else knows of this upload.
-		return Object{}, errors.Join(err, s.abort(context.WithoutCancel(ctx), r.Key, u.id))
-	}
-	defer j.close()
-	cut := cutter{
-		size: u.partSize, limit: s.c.inFlight(u.partSize),
-		note: func(p part) error {
-			u.expect(p)
-			return j.append(lineOf(p))
-		},
-		send: u.send,
-	}
-	size, sum, err := cut.run(ctx, r)
+	old, err := u.resume(ctx)
 	if err != nil {
 		return Object{}, err
 	}
-	o, err := u.complete(ctx, size, sum)
+	sent := iter.Seq2[Sent, error](func(func(Sent, error) bool) {})
+	if old != nil {
+		u.id, sent = old.head.UploadID, old.pieces()
+		u.journal, err = old.goOn()
+	} else {
+		err = u.begin(ctx)
+	}
+	if err != nil {
+		return Object{}, err
+	}
+	defer u.journal.close()
+	cut := cutter{size: u.partSize, limit: s.c.inFlight(u.partSize), note: u.note, send: u.send}
+	if old != nil {
+		cut.prior = old.parts
+		u.adopt(old.parts)
+	}
+	size, sum, err := cut.run(ctx, r.Key, r.Pieces(sent))
+	if errors.Is(err, errChanged) {
+		// What cannot be gone on with would fail the next run as well.
+		return Object{}, errors.Join(err, s.Abandon(context.WithoutCancel(ctx), r.Journal))
+	}
+	if err != nil {
+		return Object{}, err
+	}
+	o, err := u.complete(ctx, old, size, sum)
 	if err != nil {
 		return Object{}, err
 	}
@@ -67,20 +70,20 @@ type upload struct {
 	r        PutRequest
 	id       string
 	partSize int64
-	stored   atomic.Int64
+	journal  *journal
 	// plain: the store refuses CRC64NVME; parts go with their MD5. It may turn
 	// true during an upload, never back.
 	plain atomic.Bool
 
-	mu    sync.Mutex // of parts: one goroutine appends while others note ETags
+	mu    sync.Mutex // of what follows: one goroutine appends while others note ETags
 	parts []sentPart
+	moved Moved
 }
 
 type sentPart struct {
-	off  int64
-	len  int
-	crc  uint64
-	etag string
+	off, len int64
+	crc      string // base64; "" where the store copied it
+	etag     string
 }
 
 func (s *s3Store) newUpload(r PutRequest) *upload {
@@ -90,10 +93,53 @@ func (s *s3Store) newUpload(r PutRequest) *upload {
 	return u
 }
 
-func (u *upload) expect(p part) {
+func (u *upload) head() journalHead {
+	return journalHead{
+		Store: u.s.URL(), Endpoint: u.s.c.Endpoint, Key: u.r.Key, UploadID: u.id, PartSize: u.partSize, Identity: u.r.Identity,
+	}
+}
+
+// begin makes a new upload and its journal.
+func (u *upload) begin(ctx context.Context) error {
+	if err := u.create(ctx); err != nil {
+		return err
+	}
+	var err error
+	if u.journal, err = createJournal(u.r.Journal, u.head()); err != nil {
+		// Nobody else knows of this upload.
+		return errors.Join(err, u.s.abort(context.WithoutCancel(ctx), u.r.Key, u.id))
+	}
+	return nil
+}
+
+// note journals a part that is about to be sent.
+func (u *upload) note(p part) error {
+	line := lineOf(p)
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.parts = append(u.parts, sentPart{off: p.off, len: len(p.buf), crc: p.crc})
+	u.parts = append(u.parts, sentPart{off: p.off, len: p.len, crc: line.CRC})
+	u.mu.Unlock()
+	return u.journal.append(line)
+}
+
+// done takes a part as stored.
+func (u *upload) done(p part, etag string) error {
+	u.mu.Lock()
+	u.parts[p.number-1].etag = etag
+	if p.from != nil {
+		u.moved.Copied += p.len
+	} else {
+		u.moved.Sent += p.len
+	}
+	u.tell()
+	u.mu.Unlock()
+	return u.journal.say(journalNote{Ack: p.number, ETag: etag})
+}
+
+// tell reports what was moved so far. u.mu is held.
+func (u *upload) tell() {
+	if u.r.Moved != nil {
+		u.r.Moved(u.moved)
+	}
 }
 
 func (u *upload) create(ctx context.Context) error {
@@ -144,33 +190,35 @@ func refusesChecksums(err error) bool {
 
 func (u *upload) send(ctx context.Context, p part) error {
 	plain := u.plain.Load()
-	err := u.trySend(ctx, p, plain)
+	etag, err := u.trySend(ctx, p, plain)
 	if !plain && refusesChecksums(err) {
 		u.plain.Store(true)
-		err = u.trySend(ctx, p, true)
+		etag, err = u.trySend(ctx, p, true)
 	}
-	if err == nil && u.r.Progress != nil {
-		u.r.Progress(u.stored.Add(int64(len(p.buf))))
+	if err != nil {
+		return err
 	}
-	return err
+	return u.done(p, etag)
 }
 
-func (u *upload) trySend(ctx context.Context, p part, plain bool) error {
+func (u *upload) trySend(ctx context.Context, p part, plain bool) (etag string, err error) {
 	s := u.s
 	what := fmt.Sprintf("upload part %d of", p.number)
-	return s.attempt(ctx, what, u.r.Key, s.deadline(int64(len(p.buf))), func(ctx context.Context, _ int) error {
-		return u.sendOnce(ctx, p, plain)
+	err = s.attempt(ctx, what, u.r.Key, s.deadline(p.len), func(ctx context.Context, _ int) (err error) {
+		etag, err = u.sendOnce(ctx, p, plain)
+		return err
 	})
+	return etag, err
 }
 
 // sendOnce is one attempt at a part.
-func (u *upload) sendOnce(ctx context.Context, p part, plain bool) error {
+func (u *upload) sendOnce(ctx context.Context, p part, plain bool) (etag string, err error) {
 	s, begun := u.s, time.Now()
 	content := newBody(p.buf)
 	defer content.detach()
 	in := &s3.UploadPartInput{
 		Bucket: &s.bucket, Key: s.key(u.r.Key), UploadId: &u.id, PartNumber: aws.Int32(p.number),
-		Body: content, ContentLength: aws.Int64(int64(len(p.buf))),
+		Body: content, ContentLength: aws.Int64(p.len),
 	}
 	var opts []func(*s3.Options)
 	if plain {
@@ -183,16 +231,13 @@ func (u *upload) sendOnce(ctx context.Context, p part, plain bool) error {
 	}
 	out, err := s.api.UploadPart(ctx, in, opts...)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if aws.ToString(out.ETag) == "" {
-		return &storeError{kind: ErrUnreachable, again: true, said: "no ETag in the answer"}
+		return "", &storeError{kind: ErrUnreachable, again: true, said: "no ETag in the answer"}
 	}
-	s.c.Log.Debug().Str("key", u.r.Key).Int32("part", p.number).Int("bytes", len(p.buf)).Dur("took_ms", time.Since(begun)).Msg("part stored")
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.parts[p.number-1].etag = *out.ETag
-	return nil
+	s.c.Log.Debug().Str("key", u.r.Key).Int32("part", p.number).Int64("bytes", p.len).Dur("took_ms", time.Since(begun)).Msg("part stored")
+	return *out.ETag, nil
 }
 
 // payloadUnsigned leaves the sha256 of a part out of its signature, as the SDK
@@ -209,36 +254,50 @@ func withoutChecksums(o *s3.Options) {
 	o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 }
 
-// complete ends the upload and proves that the object is what was sent.
-func (u *upload) complete(ctx context.Context, size int64, sum uint64) (Object, error) {
+// complete ends the upload and proves that the object is what was sent. old is
+// the earlier run that was gone on with, or nil.
+func (u *upload) complete(ctx context.Context, old *earlier, size int64, sum uint64) (Object, error) {
 	want := crc.Base64(sum)
-	err := u.tryComplete(ctx, size, want)
-	if !u.plain.Load() && refusesChecksums(err) {
-		u.plain.Store(true)
-		err = u.tryComplete(ctx, size, want)
-	}
-	if err != nil {
-		return Object{}, err
+	switch {
+	case old != nil && old.finished:
+		if *old.done != (journalDone{size, want}) {
+			return Object{}, u.damaged("an earlier run ended it with %d bytes and checksum %s; they are %d and %s now", old.done.Size, old.done.CRC, size, want)
+		}
+	default:
+		// Whoever comes after a crash can tell by this line an upload that was ended
+		// from one that somebody has aborted.
+		if err := u.journal.append(journalNote{Done: &journalDone{size, want}}); err != nil {
+			return Object{}, err
+		}
+		err := u.tryComplete(ctx, size, want)
+		if !u.plain.Load() && refusesChecksums(err) {
+			u.plain.Store(true)
+			err = u.tryComplete(ctx, size, want)
+		}
+		if err != nil {
+			return Object{}, err
+		}
 	}
 	o, err := u.s.Stat(ctx, u.r.Key)
 	if err != nil {
 		return Object{}, err
 	}
-	damaged := func(format string, args ...any) (Object, error) {
-		return Object{}, &storeError{op: "upload", key: u.r.Key, kind: ErrDamaged, said: fmt.Sprintf(format, args...)}
-	}
 	switch {
 	case o.Size != size:
-		return damaged("%d bytes are stored, %d were sent", o.Size, size)
+		return Object{}, u.damaged("%d bytes are stored, %d were sent", o.Size, size)
 	case o.CRC64NVME == want:
 		o.Checked = "checksum"
 		return o, nil
 	case o.CRC64NVME != "":
-		return damaged("the stored checksum is %s, what was sent has %s", o.CRC64NVME, want)
+		return Object{}, u.damaged("the stored checksum is %s, what was sent has %s", o.CRC64NVME, want)
 	}
 	o.CRC64NVME = want
 	o.Checked, err = u.readBack(ctx, o.ETag)
 	return o, err
+}
+
+func (u *upload) damaged(format string, args ...any) error {
+	return &storeError{op: "upload", key: u.r.Key, kind: ErrDamaged, said: fmt.Sprintf(format, args...)}
 }
 
 // tryComplete makes the call. A lost answer is neither failure nor success: some
@@ -250,8 +309,8 @@ func (u *upload) tryComplete(ctx context.Context, size int64, want string) error
 	plain := u.plain.Load()
 	for i, p := range u.parts {
 		line := types.CompletedPart{PartNumber: aws.Int32(int32(i + 1)), ETag: aws.String(p.etag)}
-		if !plain {
-			line.ChecksumCRC64NVME = aws.String(crc.Base64(p.crc))
+		if !plain && p.crc != "" {
+			line.ChecksumCRC64NVME = aws.String(p.crc)
 		}
 		in.MultipartUpload.Parts = append(in.MultipartUpload.Parts, line)
 	}
@@ -271,7 +330,7 @@ func (u *upload) tryComplete(ctx context.Context, size int64, want string) error
 		}
 		judged := classify("complete the upload of", u.r.Key, err)
 		lost = lost || errors.Is(judged, ErrUnreachable)
-		if !lost && !errors.Is(judged, ErrNotFound) {
+		if !lost && !errors.Is(judged, ErrUploadGone) {
 			return err
 		}
 		// The attempt's own time may be over.
@@ -299,7 +358,7 @@ func (u *upload) readBack(ctx context.Context, etag string) (checked string, err
 	}
 	for _, i := range picks {
 		p := u.parts[i]
-		r, err := u.s.Open(ctx, u.r.Key, etag, p.off, int64(p.len))
+		r, err := u.s.Open(ctx, u.r.Key, etag, p.off, p.len)
 		if err != nil {
 			return "", err
 		}
@@ -307,8 +366,8 @@ func (u *upload) readBack(ctx context.Context, etag string) (checked string, err
 		if err = errors.Join(err, r.Close()); err != nil {
 			return "", err
 		}
-		if sum != p.crc {
-			return "", &storeError{op: "upload", key: u.r.Key, kind: ErrDamaged, said: fmt.Sprintf("part %d reads back differently", i+1)}
+		if crc.Base64(sum) != p.crc {
+			return "", u.damaged("part %d reads back differently", i+1)
 		}
 	}
 	return checked, nil
@@ -330,13 +389,13 @@ func crcOf(r io.Reader) (sum uint64, err error) {
 
 // Abandon implements Store.
 func (s *s3Store) Abandon(ctx context.Context, path string) error {
-	h, _, err := readJournal(path)
+	e, err := readJournal(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	// The upload of another store is out of reach: its lifecycle rule ends it.
-	if err == nil && h.Store == s.URL() && h.Endpoint == s.c.Endpoint {
-		if err := s.abort(ctx, h.Key, h.UploadID); err != nil {
+	if err == nil && e.head.Store == s.URL() && e.head.Endpoint == s.c.Endpoint {
+		if err := s.abort(ctx, e.head.Key, e.head.UploadID); err != nil {
 			return err
 		}
 	}
@@ -348,7 +407,7 @@ func (s *s3Store) abort(ctx context.Context, key, id string) error {
 		_, err := s.api.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &s.bucket, Key: s.key(key), UploadId: &id})
 		return err
 	})
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrUploadGone) {
 		return nil
 	}
 	return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -13,38 +14,51 @@ import (
 	"github.com/eddy-backup/eddy/internal/crc"
 )
 
-// part is a run of an object's bytes in a pooled buffer.
+// part is a run of an object's bytes: in a pooled buffer, or, where from is set,
+// in an object of the same bucket.
 type part struct {
 	number int32 // from 1
 	off    int64
+	len    int64
 	buf    []byte
 	crc    uint64
+	from   *Range
 	pieces []journalPiece // those that end in it
+	open   *journalOpen   // the one that goes on behind it
 }
 
 // cutter gathers pieces into parts of equal size and hands them to send, several
 // at once. Its memory is the pool: one buffer more than parts in flight.
+//
+// Behind an earlier run it makes the same parts again, and passes over those that
+// the store has: a piece that lies in such parts only is never asked for its
+// bytes.
 type cutter struct {
 	size  int64 // of every part but the last
 	limit int   // parts in flight
-	// note is called in order, and for each part before send; send is called from
-	// several goroutines. A part's buffer is used again once send has returned nil.
+	prior []priorPart
+	// copies: a part all of whose bytes stand beside each other in one object of
+	// the bucket is handed to send as that range, and not asked for its bytes.
+	copies bool
+	// note is called in order, and for each new part before send; send is called
+	// from several goroutines. A part's buffer is used again once send has returned
+	// nil.
 	note func(part) error
 	send func(context.Context, part) error
 }
 
-// run consumes the request's pieces and returns the object's size and CRC64NVME.
-// When it returns, no part is being sent any more.
-func (c *cutter) run(ctx context.Context, r PutRequest) (size int64, sum uint64, err error) {
+// run consumes the pieces and returns the object's size and CRC64NVME. When it
+// returns, no part is being sent any more.
+func (c *cutter) run(ctx context.Context, key string, pieces iter.Seq2[Piece, error]) (size int64, sum uint64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(c.limit)
-	f := &filling{c: c, key: r.Key, group: g, ctx: gctx, pool: make(chan []byte, c.limit+1), cur: part{number: 1}}
+	f := &filling{c: c, key: key, group: g, ctx: gctx, pool: make(chan []byte, c.limit+1)}
 	for range cap(f.pool) {
 		f.pool <- nil // made when first needed: a small object needs one
 	}
-	err = f.consume(r)
+	err = f.consume(pieces)
 	broken := gctx.Err() != nil
 	if err != nil {
 		cancel() // of no use without the rest
@@ -52,7 +66,7 @@ func (c *cutter) run(ctx context.Context, r PutRequest) (size int64, sum uint64,
 	if werr := g.Wait(); werr != nil && (broken || err == nil) {
 		err = werr // the cause; what consume returned is its consequence
 	}
-	return f.cur.off, f.sum, err
+	return f.size, f.sum, err
 }
 
 // filling is a run of the cutter.
@@ -62,86 +76,222 @@ type filling struct {
 	group *errgroup.Group
 	ctx   context.Context // ends when a part fails
 	pool  chan []byte
-	cur   part
-	sum   uint64 // of all parts before cur
+	size  int64  // of all pieces so far
+	sum   uint64 // of them
+
+	cur part
+	// lazy is what cur consists of while none of its bytes were needed: neighbours
+	// in one object of the bucket.
+	lazy []share
 }
 
-func (f *filling) consume(r PutRequest) error {
-	for p, err := range r.Pieces {
+// share is a run of a piece's bytes in a part.
+type share struct {
+	p       *Piece
+	from, n int64
+}
+
+func (f *filling) consume(pieces iter.Seq2[Piece, error]) error {
+	for p, err := range pieces {
 		if err != nil {
 			return err
 		}
-		b, err := p.Bytes(f.ctx)
-		if err != nil {
-			return err
+		var b []byte
+		if p.Len == 0 {
+			if b, err = p.Bytes(f.ctx); err != nil {
+				return err
+			}
+			if len(b) == 0 {
+				continue
+			}
+			p.Len, p.CRC = int64(len(b)), crc.NVME(b)
 		}
-		if len(b) == 0 {
-			continue
-		}
-		// A piece is noted with the part that takes its last byte: with an earlier
-		// one the journal would claim what was not sent.
-		if err := f.add(b[:len(b)-1]); err != nil {
-			return err
-		}
-		f.cur.pieces = append(f.cur.pieces, journalPiece{ID: p.ID, Len: len(b), Record: p.Record})
-		if err := f.add(b[len(b)-1:]); err != nil {
+		f.size += p.Len
+		f.sum = crc.Combine(f.sum, p.CRC, p.Len)
+		if err := f.take(&p, b); err != nil {
 			return err
 		}
 	}
-	if len(f.cur.buf) > 0 {
-		return f.flush()
+	if f.cur.len > 0 {
+		if err := f.flush(); err != nil {
+			return err
+		}
 	}
-	if f.cur.off == 0 {
+	if f.size == 0 {
 		return fmt.Errorf("upload %s: nothing to send", f.key)
+	}
+	if int(f.cur.number) < len(f.c.prior) {
+		return f.changed("it ends earlier")
 	}
 	return nil
 }
 
-// add copies b into parts.
-func (f *filling) add(b []byte) error {
-	for len(b) > 0 {
-		if f.cur.buf == nil {
-			select {
-			case f.cur.buf = <-f.pool:
-			case <-f.ctx.Done():
-				return context.Cause(f.ctx)
-			}
-			if f.cur.buf == nil {
-				f.cur.buf = make([]byte, 0, f.c.size)
-			}
-		}
-		n := min(int64(len(b)), f.c.size-int64(len(f.cur.buf)))
-		f.cur.buf = append(f.cur.buf, b[:n]...)
-		b = b[n:]
-		if int64(len(f.cur.buf)) == f.c.size {
-			if err := f.flush(); err != nil {
+// changed: the pieces are not those of the earlier run, though its journal says
+// that they must be.
+func (f *filling) changed(how string) error {
+	return &storeError{op: "go on with the upload of", key: f.key, kind: ErrDamaged, cause: errChanged, said: "what was sent before cannot be made again: " + how}
+}
+
+var errChanged = errors.New("the pieces have changed")
+
+// prior is the current part of the earlier run; nil where it came to none.
+func (f *filling) prior() *priorPart {
+	if n := int(f.cur.number); n <= len(f.c.prior) {
+		return &f.c.prior[n-1]
+	}
+	return nil
+}
+
+// take spreads a piece over parts. b is nil where its bytes were not asked for.
+func (f *filling) take(p *Piece, b []byte) error {
+	for from := int64(0); from < p.Len; {
+		if f.cur.len == 0 {
+			if err := f.begin(); err != nil {
 				return err
 			}
 		}
+		whole := f.c.size
+		if old := f.prior(); old != nil {
+			whole = old.len
+		}
+		n := min(p.Len-from, whole-f.cur.len)
+		var err error
+		if b, err = f.put(share{p, from, n}, b); err != nil {
+			return err
+		}
+		f.cur.len += n
+		from += n
+		// A piece is noted with the part that takes its last byte: with an earlier
+		// one the journal would claim what was not sent.
+		if from == p.Len {
+			f.cur.pieces = append(f.cur.pieces, journalPiece{ID: p.ID, Len: p.Len, CRC: crc.Base64(p.CRC), Record: p.Record})
+		}
+		if f.cur.len < whole {
+			continue
+		}
+		if from < p.Len && b != nil {
+			f.cur.open = &journalOpen{Len: from, CRC: crc.Base64(crc.NVME(b[:from]))}
+		}
+		if err := f.flush(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// flush sends the current part and begins the next.
-func (f *filling) flush() error {
+// begin starts the next part.
+func (f *filling) begin() error {
 	if err := f.ctx.Err(); err != nil {
 		return context.Cause(f.ctx)
 	}
-	p := f.cur
-	if p.number > maxParts {
+	f.cur.number++
+	if n := f.cur.number; n > maxParts {
 		return fmt.Errorf("upload %s: larger than %d parts of %d bytes: its upper bound was wrong", f.key, maxParts, f.c.size)
 	}
-	p.crc = crc.NVME(p.buf)
-	f.sum = crc.Combine(f.sum, p.crc, int64(len(p.buf)))
-	f.cur = part{number: p.number + 1, off: p.off + int64(len(p.buf))}
-	if err := f.c.note(p); err != nil {
-		return err
+	if n := int(f.cur.number); n > 1 && n <= len(f.c.prior)+1 && f.c.prior[n-2].len < f.c.size {
+		return f.changed("it goes on behind its last part")
+	}
+	return nil
+}
+
+// put takes a share into the current part. It returns the bytes of the whole
+// piece where they were needed, so that they are made once.
+func (f *filling) put(s share, b []byte) ([]byte, error) {
+	if old := f.prior(); old != nil && old.stored {
+		return b, nil
+	}
+	if b == nil && f.c.copies && f.neighbour(s) {
+		f.lazy = append(f.lazy, s)
+		return nil, nil
+	}
+	if err := f.load(); err != nil {
+		return nil, err
+	}
+	return f.add(s, b)
+}
+
+// neighbour tells whether the part is, with s, still one range of one object.
+func (f *filling) neighbour(s share) bool {
+	if s.p.Reuse == nil || len(f.cur.buf) > 0 {
+		return false
+	}
+	if len(f.lazy) == 0 {
+		return true
+	}
+	last := f.lazy[len(f.lazy)-1]
+	a, b := last.p.Reuse, s.p.Reuse
+	return a.Key == b.Key && a.ETag == b.ETag && a.Off+last.from+last.n == b.Off+s.from
+}
+
+// load makes the bytes of what the part consists of so far.
+func (f *filling) load() error {
+	for _, s := range f.lazy {
+		if _, err := f.add(s, nil); err != nil {
+			return err
+		}
+	}
+	f.lazy = f.lazy[:0]
+	return nil
+}
+
+// add copies a share's bytes into the part.
+func (f *filling) add(s share, b []byte) ([]byte, error) {
+	if b == nil {
+		var err error
+		if b, err = s.p.Bytes(f.ctx); err != nil {
+			return nil, err
+		}
+		if int64(len(b)) != s.p.Len || crc.NVME(b) != s.p.CRC {
+			return nil, f.changed("a piece has other bytes")
+		}
+	}
+	if f.cur.buf == nil {
+		select {
+		case f.cur.buf = <-f.pool:
+		case <-f.ctx.Done():
+			return nil, context.Cause(f.ctx)
+		}
+		if f.cur.buf == nil {
+			f.cur.buf = make([]byte, 0, f.c.size)
+		}
+	}
+	f.cur.buf = append(f.cur.buf, b[s.from:s.from+s.n]...)
+	return b, nil
+}
+
+// flush ends the current part and has it sent, unless the store has it.
+func (f *filling) flush() error {
+	p, old := f.cur, f.prior()
+	f.cur = part{number: p.number, off: p.off + p.len}
+	if len(f.lazy) > 0 {
+		first := f.lazy[0]
+		p.from = &Range{Key: first.p.Reuse.Key, ETag: first.p.Reuse.ETag, Off: first.p.Reuse.Off + first.from, Len: p.len}
+		f.lazy = f.lazy[:0]
+	} else if p.buf != nil {
+		p.crc = crc.NVME(p.buf)
+	}
+	if old == nil {
+		if err := f.c.note(p); err != nil {
+			return err
+		}
+	} else {
+		switch {
+		case old.len != p.len:
+			return f.changed("it ends earlier")
+		case p.open != nil && old.open != nil && *p.open != *old.open,
+			!old.stored && p.from == nil && old.crc != "" && old.crc != crc.Base64(p.crc):
+			return f.changed("a part has other bytes")
+		case old.stored:
+			return nil
+		}
 	}
 	f.group.Go(func() error {
 		if err := f.c.send(f.ctx, p); err != nil {
 			return err
 		}
-		f.pool <- p.buf[:0]
+		if p.from == nil {
+			f.pool <- p.buf[:0]
+		}
 		return nil
 	})
 	return nil

@@ -41,7 +41,7 @@ func TestCutter(t *testing.T) {
 			note: func(p part) error {
 				noted = append(noted, p)
 				for _, pc := range p.pieces {
-					if end += pc.Len; int64(end) <= p.off || int64(end) > p.off+int64(len(p.buf)) {
+					if end += int(pc.Len); int64(end) <= p.off || int64(end) > p.off+p.len {
 						t.Errorf("part [%d,+%d) claims a piece that ends at %d", p.off, len(p.buf), end)
 					}
 					ends = append(ends, end)
@@ -68,7 +68,7 @@ func TestCutter(t *testing.T) {
 				return nil
 			},
 		}
-		n, sum, err := c.run(context.Background(), PutRequest{Pieces: pieces(b, sizes...)})
+		n, sum, err := c.run(context.Background(), "k", pieces(b, sizes...))
 		if err != nil || n != int64(len(b)) || sum != crc.NVME(b) || !bytes.Equal(got, b) {
 			t.Fatalf("%d bytes of %d, checksum %x of %x, %v", n, len(b), sum, crc.NVME(b), err)
 		}
@@ -98,7 +98,7 @@ func TestCutterHoldsTheProducerBack(t *testing.T) {
 	}
 	started := make(chan int, 1000)
 	go func() {
-		_, _, err := c.run(t.Context(), PutRequest{Pieces: func(yield func(Piece, error) bool) {
+		_, _, err := c.run(t.Context(), "k", func(yield func(Piece, error) bool) {
 			for range 50 {
 				pulled++
 				started <- pulled
@@ -106,7 +106,7 @@ func TestCutterHoldsTheProducerBack(t *testing.T) {
 					return
 				}
 			}
-		}})
+		})
 		done <- err
 	}()
 	most := 0
@@ -164,7 +164,7 @@ func TestCutterErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.size, c.limit = 100, 3
-			if _, _, err := c.run(t.Context(), PutRequest{Pieces: c.pieces}); !errors.Is(err, boom) || errors.Is(err, context.Canceled) {
+			if _, _, err := c.run(t.Context(), "k", c.pieces); !errors.Is(err, boom) || errors.Is(err, context.Canceled) {
 				t.Errorf("%v, want the cause", err)
 			}
 		})

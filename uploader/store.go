@@ -22,6 +22,8 @@ var (
 	ErrUnreachable = errors.New("the store is unreachable")
 	// ErrDamaged: what the store has is not what was sent or recorded.
 	ErrDamaged = errors.New("stored bytes differ")
+	// ErrUploadGone: an unfinished upload was ended by somebody else. Put again.
+	ErrUploadGone = errors.New("the upload is gone")
 )
 
 // Object is what the store says of a stored object.
@@ -47,14 +49,27 @@ type Range struct {
 type Piece struct {
 	// ID names the content for ever: equal ids decode to equal bytes.
 	ID string
-	// Bytes returns the stored bytes. It may be called again, later and from
-	// another goroutine; the first call inside the sequence is free, later ones
-	// encode again. The slice is valid until the sequence advances.
+	// Len and CRC are the length and the CRC64NVME of the bytes where they are
+	// known without them: then Bytes is called only where the bytes are needed,
+	// perhaps never, perhaps after the sequence has advanced. Where Len is 0 Bytes
+	// is called at once, and what it returns is valid until the sequence advances.
+	Len int64
+	CRC uint64
+	// Bytes returns the stored bytes. It is called from the goroutine that consumes
+	// the sequence.
 	Bytes func(ctx context.Context) ([]byte, error)
-	// Reuse, where set, names the same bytes in the bucket.
+	// Reuse, where set, names the same bytes in the bucket; Len and CRC are known.
 	Reuse *Range
 	// Record is what the producer needs to go on behind this piece after a crash;
 	// it is journalled with the part in which the piece ends.
+	Record json.RawMessage
+}
+
+// Sent is a piece of an earlier run, as it was journalled.
+type Sent struct {
+	ID     string
+	Len    int64
+	CRC    uint64
 	Record json.RawMessage
 }
 
@@ -64,15 +79,25 @@ type PutRequest struct {
 	// Upper is an upper bound of the object's size in bytes; the part size is
 	// made from it and fixed for the upload.
 	Upper int64
-	// Pieces yields the object's bytes in order. It is consumed once.
-	Pieces iter.Seq2[Piece, error]
+	// Pieces is called once and yields the object's bytes in order; what it returns
+	// is consumed once. It must begin with the pieces that sent yields, which are
+	// none where the upload begins: with the same lengths and checksums, so that
+	// Bytes is not called for those that the store has.
+	Pieces func(sent iter.Seq2[Sent, error]) iter.Seq2[Piece, error]
 	// Journal is the path of the append-only upload journal; its directory exists.
 	Journal string
 	// Identity says what is being sent (plan digest, chain, eddy and encoder
 	// version, ...). A journal with another identity is never continued.
 	Identity map[string]string
-	// Progress, where set, is called with the bytes stored so far, from any goroutine.
-	Progress func(stored int64)
+	// Moved, where set, is called as the upload goes on, from any goroutine.
+	Moved func(Moved)
+}
+
+// Moved counts the bytes of an upload by how they came into the bucket.
+type Moved struct {
+	Kept   int64 // stored by an earlier run
+	Sent   int64 // each part once, however often it had to be tried
+	Copied int64 // inside the bucket
 }
 
 // Condition restricts a small write. The zero value writes unconditionally.
@@ -84,8 +109,11 @@ type Condition struct {
 // Store is an object store. All methods may be called from many goroutines.
 type Store interface {
 	// Put stores one large object, part by part, and returns when its stored
-	// bytes are checked. On an error the upload stays for a resume, the journal
-	// beside it; Abandon removes both.
+	// bytes are checked. On an error the upload stays, the journal beside it: a Put
+	// with the same journal, key, part size and identity goes on with it, and sends
+	// what the store does not list. Anything else is abandoned first. An upload that
+	// is gone (a lifecycle rule has ended it) is begun anew; where that is found out
+	// in the middle, the error is ErrUploadGone. Abandon removes both.
 	Put(ctx context.Context, r PutRequest) (Object, error)
 	// Abandon aborts the upload that the journal describes and removes the
 	// journal. A journal or upload that is gone already is no error.

@@ -36,6 +36,10 @@ func suite(t *testing.T, open func(*testing.T) Store, many int) {
 		{"a range of a replaced object", testReplaced},
 		{"nothing is there before it is whole", testUnfinished},
 		{"an upload begins anew over an old journal", testOldJournal},
+		{"an upload is gone on with", testResume},
+		{"an upload of something else is not", testResumeOther},
+		{"bytes that changed are not joined", testResumeChanged},
+		{"an upload that was ended is found", testResumeDone},
 		{"conditional writes", testConditions},
 		{"of many racers one wins", testRacers},
 		{"compare and swap loses no update", testSwap},
@@ -80,9 +84,14 @@ func pieces(b []byte, sizes ...int) iter.Seq2[Piece, error] {
 	}
 }
 
+// anew is a sequence that knows nothing of an earlier run.
+func anew(seq iter.Seq2[Piece, error]) func(iter.Seq2[Sent, error]) iter.Seq2[Piece, error] {
+	return func(iter.Seq2[Sent, error]) iter.Seq2[Piece, error] { return seq }
+}
+
 func request(t testing.TB, key string, b []byte, sizes ...int) PutRequest {
 	return PutRequest{
-		Key: key, Upper: int64(len(b)) + 1000, Pieces: pieces(b, sizes...),
+		Key: key, Upper: int64(len(b)) + 1000, Pieces: anew(pieces(b, sizes...)),
 		Journal: filepath.Join(t.TempDir(), "journal"), Identity: map[string]string{"plan": "abc"},
 	}
 }
@@ -137,15 +146,8 @@ func absent(t testing.TB, path string) {
 func testRoundTrip(t *testing.T, s Store) {
 	b := content(1, 64<<20+12345)
 	r := request(t, "c/data/id/vol-0000.tar.zst", b, 8<<20, 1, 5<<20+7, 100)
-	var highest atomic.Int64
-	r.Progress = func(n int64) {
-		for {
-			old := highest.Load()
-			if n <= old || highest.CompareAndSwap(old, n) {
-				return
-			}
-		}
-	}
+	var moved atomic.Value
+	r.Moved = func(m Moved) { moved.Store(m) }
 	o, err := s.Put(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
@@ -154,8 +156,8 @@ func testRoundTrip(t *testing.T, s Store) {
 	if o != want || o.ETag == "" || o.Checked != "checksum" && o.Checked != "read-back" {
 		t.Errorf("stored %+v, want %+v checked by checksum or read-back", o, want)
 	}
-	if n := highest.Load(); n != o.Size {
-		t.Errorf("progress ended at %d of %d", n, o.Size)
+	if m := moved.Load(); m != (Moved{Sent: o.Size}) {
+		t.Errorf("moved %+v of %d bytes", m, o.Size)
 	}
 	absent(t, r.Journal)
 	got, err := readRange(t, s, r.Key, o.ETag, 0, -1)
@@ -254,7 +256,7 @@ var errProducer = errors.New("the stage is gone")
 func testUnfinished(t *testing.T, s Store) {
 	b := content(6, 20<<20)
 	r := request(t, "u/vol-0000", b)
-	r.Pieces = func(yield func(Piece, error) bool) {
+	r.Pieces = anew(func(yield func(Piece, error) bool) {
 		for p, err := range pieces(b, 1<<20) {
 			if !yield(p, err) {
 				return
@@ -264,25 +266,30 @@ func testUnfinished(t *testing.T, s Store) {
 			t.Errorf("visible during the upload: %q", got)
 		}
 		yield(Piece{}, fmt.Errorf("open /stage/x: %w: %w", errProducer, os.ErrNotExist))
-	}
+	})
 	_, err := s.Put(t.Context(), r)
 	if !errors.Is(err, errProducer) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrRefused) {
 		t.Fatalf("the producer's error became %v", err)
 	}
-	h, parts, err := readJournal(r.Journal)
-	if err != nil || h.Key != r.Key || h.Store != s.URL() || h.Identity["plan"] != "abc" || len(parts) < 2 {
-		t.Fatalf("journal: %+v, %d parts, %v", h, len(parts), err)
+	e, err := readJournal(r.Journal)
+	if err != nil || e.head.Key != r.Key || e.head.Store != s.URL() || e.head.Identity["plan"] != "abc" || len(e.parts) < 2 {
+		t.Fatalf("journal: %+v, %v", e, err)
 	}
-	ends := 0
-	for _, p := range parts {
-		if want := crc.Base64(crc.NVME(b[p.Off:][:p.Len])); p.CRC != want {
-			t.Errorf("part %d has CRC %s in the journal, want %s", p.Part, p.CRC, want)
+	var parts int64
+	for i, p := range e.parts {
+		if want := crc.Base64(crc.NVME(b[p.off:][:p.len])); p.crc != want {
+			t.Errorf("part %d has CRC %s in the journal, want %s", i+1, p.crc, want)
 		}
-		for _, pc := range p.Pieces {
-			if ends += pc.Len; pc.ID != fmt.Sprintf("piece-%d", ends>>20-1) || int64(ends) > p.Off+p.Len || int64(ends) <= p.Off {
-				t.Errorf("part %d [%d,%d) claims %s, which ends at %d", p.Part, p.Off, p.Off+p.Len, pc.ID, ends)
-			}
+		parts += p.len
+	}
+	var ends int64
+	for pc, err := range e.pieces() {
+		if ends += pc.Len; err != nil || pc.ID != fmt.Sprintf("piece-%d", ends>>20-1) || ends > parts || pc.CRC != crc.NVME(b[ends-pc.Len:ends]) {
+			t.Errorf("the journal claims %+v, which ends at %d of %d, %v", pc, ends, parts, err)
 		}
+	}
+	if ends <= parts-1<<20 {
+		t.Errorf("the journal names pieces of %d bytes, of %d that were sent", ends, parts)
 	}
 	if _, err := s.Stat(t.Context(), r.Key); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a part of an object is visible: %v", err)
@@ -301,15 +308,15 @@ func testUnfinished(t *testing.T, s Store) {
 func testOldJournal(t *testing.T, s Store) {
 	b := content(7, 9<<20)
 	r := request(t, "o/vol-0000", b)
-	r.Pieces = func(yield func(Piece, error) bool) { yield(Piece{}, errProducer) }
+	r.Pieces = anew(func(yield func(Piece, error) bool) { yield(Piece{}, errProducer) })
 	if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
 		t.Fatal(err)
 	}
-	old, _, err := readJournal(r.Journal)
+	old, err := readJournal(r.Journal)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Pieces = pieces(b, 1<<20)
+	r.Pieces = anew(pieces(b, 1<<20))
 	o, err := s.Put(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
@@ -319,7 +326,7 @@ func testOldJournal(t *testing.T, s Store) {
 		t.Errorf("%d bytes came back, %v", len(got), err)
 	}
 	// The journal of an upload that is done, or gone, harms nothing.
-	j, err := createJournal(r.Journal, old)
+	j, err := createJournal(r.Journal, old.head)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -608,7 +615,7 @@ func testCancelled(t *testing.T, s Store) {
 	r := request(t, "c/middle", nil)
 	b := content(2, 1<<20)
 	n := 0
-	r.Pieces = func(yield func(Piece, error) bool) {
+	r.Pieces = anew(func(yield func(Piece, error) bool) {
 		for {
 			if n++; n == 20 {
 				stop(cause)
@@ -617,7 +624,7 @@ func testCancelled(t *testing.T, s Store) {
 				return
 			}
 		}
-	}
+	})
 	r.Upper = 100 << 20
 	begun := time.Now()
 	_, err := s.Put(ctx, r)

@@ -6,6 +6,7 @@ package crc
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 	"sync"
 
 	"github.com/minio/crc64nvme"
@@ -17,6 +18,15 @@ func NVME(b []byte) uint64 { return crc64nvme.Checksum(b) }
 // Base64 is the form in which S3 writes a CRC64: big-endian bytes in base64.
 func Base64(v uint64) string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, v))
+}
+
+// FromBase64 reads what Base64 wrote.
+func FromBase64(s string) (uint64, error) {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(b) != 8 {
+		return 0, fmt.Errorf("%.20q is no CRC64 in base64", s)
+	}
+	return binary.BigEndian.Uint64(b), nil
 }
 
 // polynomial of CRC64NVME, reflected.

@@ -125,7 +125,7 @@ func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Vo
 	obj, err := b.Store.Put(ctx, uploader.PutRequest{
 		Key:     b.Catalog.ObjectKey(s.st.ID, name),
 		Upper:   v.Upper(),
-		Pieces:  s.pieces(ctx, v),
+		Pieces:  func(iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] { return s.pieces(ctx, v) },
 		Journal: b.Workdir.path(fmt.Sprintf("upload-%04d.journal", v.Number())),
 		Identity: map[string]string{
 			"backup": s.st.ID, "cluster": b.Cluster, "plan": plan.Digest(), "volume": name,
