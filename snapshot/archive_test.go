@@ -75,7 +75,7 @@ func archiveOf(t testing.TB, st *Stage, o PlanOptions) [][]byte {
 			t.Fatal(err)
 		}
 		var b bytes.Buffer
-		for f, err := range v.Frames(t.Context()) {
+		for f, err := range v.Frames(t.Context(), nil) {
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -132,7 +132,7 @@ func TestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		var b []byte
-		for f, err := range v.Frames(t.Context()) {
+		for f, err := range v.Frames(t.Context(), nil) {
 			if err != nil {
 				t.Fatal(err)
 			}

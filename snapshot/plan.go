@@ -60,6 +60,7 @@ type Plan struct {
 	o       PlanOptions
 	volumes []volumeSize
 	files   int64
+	cuts    string
 	digest  string
 
 	next   int
@@ -100,7 +101,7 @@ func NewPlan(src Source, roots []Root, o PlanOptions) (*Plan, error) {
 	}
 	p := &Plan{src: src, roots: roots, o: o, reader: reader{src: src}}
 	h := sha256.New()
-	fmt.Fprintf(h, "eddy plan %d\n%s\nlevel %d\nvolume %d\n", formatVersion, EncoderName(), o.Level, o.VolumeSize)
+	fmt.Fprintf(h, "eddy plan %d\nvolume %d\n", formatVersion, o.VolumeSize)
 	var v volumeSize
 	for f, err := range cut(src.Entries()) {
 		if err != nil {
@@ -127,6 +128,8 @@ func NewPlan(src Source, roots []Root, o PlanOptions) (*Plan, error) {
 	v.plan += end.size
 	v.upper += end.upper()
 	p.volumes = append(p.volumes, v)
+	p.cuts = hex.EncodeToString(h.Sum(nil))
+	fmt.Fprintf(h, "%s\nlevel %d\n", EncoderName(), o.Level)
 	p.digest = hex.EncodeToString(h.Sum(nil))
 	return p, nil
 }
@@ -142,8 +145,12 @@ func (p *Plan) Totals() (bytes, files int64) {
 // Volumes is how many volumes there are.
 func (p *Plan) Volumes() int { return len(p.volumes) }
 
-// Digest changes with anything that could change a stored byte.
+// Digest changes with anything that could change a stored byte; Cuts does not
+// change with the encoder. Volumes of the same cuts belong together.
 func (p *Plan) Digest() string { return p.digest }
+
+// Cuts names what is in which frame and in which volume.
+func (p *Plan) Cuts() string { return p.cuts }
 
 // Next returns the next volume, io.EOF after the last. The frames of the volume
 // before must have been read to their end.
@@ -163,6 +170,23 @@ func (p *Plan) Next(ctx context.Context) (*Volume, error) {
 	p.last = &Volume{plan: p, number: p.next, size: p.volumes[p.next]}
 	p.next++
 	return p.last, nil
+}
+
+// Skip passes over the next volume, which is complete: nothing of it is read.
+// carry is its VolumeResult.Carry.
+func (p *Plan) Skip(ctx context.Context, carry []byte) error {
+	v, err := p.Next(ctx)
+	if err != nil {
+		return err
+	}
+	var last framePlan
+	for i := range v.size.frames {
+		if last, err = v.frame(i); err != nil {
+			return err
+		}
+	}
+	v.done = true
+	return p.reader.goOn(last, carry)
 }
 
 // Close frees what the plan holds of its source. It is called on every path.
@@ -210,6 +234,36 @@ func (f *framePlan) files() (n int64) {
 func (f *framePlan) upper() int64 {
 	return f.size + f.size/1024 + 256 + 512 + int64(len(f.pieces))*512 + 6*f.names
 }
+
+// ends counts the files that end in the frame.
+func (f *framePlan) ends() (n int) {
+	for _, p := range f.pieces {
+		if p.ends() {
+			n++
+		}
+	}
+	return n
+}
+
+// goesOn is the piece of a file that goes on in the next frame; nil where none
+// does.
+func (f *framePlan) goesOn() *piecePlan {
+	if n := len(f.pieces); n > 0 && f.pieces[n-1].entry.Type == TypeFile && !f.pieces[n-1].ends() {
+		return &f.pieces[n-1]
+	}
+	return nil
+}
+
+// String names the frame for messages.
+func (f framePlan) String() string {
+	if f.end {
+		return "the end of the archive"
+	}
+	return fmt.Sprintf("%s at %d", f.pieces[0].entry.Name, f.pieces[0].off)
+}
+
+// ends tells whether p is the last piece of a file.
+func (p *piecePlan) ends() bool { return p.entry.Type == TypeFile && p.off+p.n == p.entry.Size }
 
 func endFrame() framePlan { return framePlan{end: true, size: 2 * tarBlock} }
 

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"crypto/sha256"
+	"encoding"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -29,18 +30,31 @@ type Frame struct {
 	CLen int    // stored bytes
 	ULen int    // decoded bytes
 	CRC  uint64 // CRC64NVME of the stored bytes
-	Data []byte // valid until the sequence advances
-	// State is what a later run needs to go on behind this frame.
-	State json.RawMessage
+	// Data is valid until the sequence advances; nil for a frame of an earlier run.
+	Data []byte
+	// Again makes the bytes of a frame of an earlier run once more, from the source.
+	// It is called while the volume is being made, from the goroutine that consumes
+	// it; what it returns is valid until the next call.
+	Again func(ctx context.Context) ([]byte, error)
+	// Record is what a later run needs to pass over this frame; with ID, CLen and
+	// CRC it makes a Known.
+	Record json.RawMessage
 }
 
-// frameState is Frame.State: the frame's ordinal in its volume and, inside a file
-// that goes on, the running hash.
-type frameState struct {
-	Ordinal int64  `json:"ordinal"`
-	File    string `json:"file,omitempty"`
-	Off     int64  `json:"off,omitempty"`  // content bytes of File behind this frame
-	SHA256  []byte `json:"hash,omitempty"` // encoding.BinaryMarshaler of the running sha256
+// Known is a frame that an earlier run has made.
+type Known struct {
+	ID     string
+	CLen   int
+	CRC    uint64
+	Record json.RawMessage
+}
+
+// frameRecord is Frame.Record.
+type frameRecord struct {
+	ULen int       `json:"ulen"`
+	Born time.Time `json:"born"`
+	Sums []string  `json:"sums,omitempty"` // of the files that end in it, in order
+	Hash []byte    `json:"hash,omitempty"` // the running sha256 of the file that goes on, marshalled
 }
 
 // Volume is one object of an archive.
@@ -50,17 +64,22 @@ type Volume struct {
 	size   volumeSize
 	done   bool
 	result VolumeResult
+	redone *redone
 }
 
 // VolumeResult is known when all frames of a volume were made.
 type VolumeResult struct {
 	Size        int64 // stored bytes
 	PlanBytes   int64 // bytes of the tar stream
-	SourceBytes int64 // content bytes read
+	SourceBytes int64 // content bytes in it
+	ReadBytes   int64 // content bytes that this run has read
 	Frames      int64
 	Files       int64 // that end in this volume
 	IndexSHA256 string
 	CRC64NVME   string // of the whole volume, base64
+	// Carry is the running hash of a file that goes on in the next volume; nil
+	// where none does. Plan.Skip needs it.
+	Carry []byte
 }
 
 // Number counts from 0.
@@ -77,35 +96,56 @@ func (v *Volume) Result() VolumeResult { return v.result }
 
 // work is a frame on its way through the pipeline.
 type work struct {
-	plan  framePlan
-	raw   []byte
-	out   []byte
-	id    [sha256.Size]byte
-	sums  []string // per piece; "" where the file goes on
-	state frameState
-	crc   uint64
-	done  chan struct{}
+	plan framePlan
+	raw  []byte
+	out  []byte
+	id   [sha256.Size]byte
+	sums []string // per piece; "" where the file goes on
+	hash []byte   // frameRecord.Hash
+	crc  uint64
+	done chan struct{}
 }
 
 // Frames makes the volume's frames in order: one goroutine reads, each byte
 // once, several encode. It is consumed once. Memory is bounded by the number of
 // encoders.
-func (v *Volume) Frames(ctx context.Context) iter.Seq2[Frame, error] {
+//
+// known are the frames that an earlier run of the same plan has made, from the
+// volume's first on; nil where there was none. They are yielded without their
+// bytes, and nothing of them is read.
+func (v *Volume) Frames(ctx context.Context, known iter.Seq2[Known, error]) iter.Seq2[Frame, error] {
+	if known == nil {
+		known = func(func(Known, error) bool) {}
+	}
 	return func(yield func(Frame, error) bool) {
-		if err := v.run(ctx, yield); err != nil && !errors.Is(err, errStopped) {
+		if err := v.run(ctx, known, yield); err != nil && !errors.Is(err, errStopped) {
 			yield(Frame{}, err)
 		}
 	}
 }
 
-// errStopped: the consumer wants no more.
-var errStopped = errors.New("stopped")
+var (
+	// errStopped: the consumer wants no more.
+	errStopped = errors.New("stopped")
+	// errOtherFrames: what an earlier run has made is not of this plan.
+	errOtherFrames = errors.New("the frames of the earlier run are not of this stage")
+)
 
-func (v *Volume) run(ctx context.Context, yield func(Frame, error) bool) error {
+func (v *Volume) run(ctx context.Context, known iter.Seq2[Known, error], yield func(Frame, error) bool) error {
+	next, stop := iter.Pull2(known)
+	defer stop()
+	c, err := v.newCollector(next, yield)
+	if err != nil {
+		return err
+	}
+	defer v.closeRedone()
+	if err := c.pass(ctx); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	err := v.pipeline(ctx, g, yield)
+	err = v.pipeline(ctx, g, c)
 	cancel()
 	// A failed reader cancels the others, so its error is the cause of theirs.
 	if werr := g.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
@@ -114,21 +154,21 @@ func (v *Volume) run(ctx context.Context, yield func(Frame, error) bool) error {
 	return err
 }
 
-func (v *Volume) pipeline(ctx context.Context, g *errgroup.Group, yield func(Frame, error) bool) error {
+func (v *Volume) pipeline(ctx context.Context, g *errgroup.Group, c *collector) error {
 	n := v.plan.o.Workers
 	free := make(chan *work, n+2)
 	for range n + 2 {
 		free <- new(work)
 	}
 	todo, order := make(chan *work, n+2), make(chan *work, n+2)
+	first := c.r.Frames
 	g.Go(func() error {
 		defer close(todo)
 		defer close(order)
-		return v.readAll(ctx, free, todo, order)
+		return v.readAll(ctx, first, free, todo, order)
 	})
 	for range n {
-		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(v.plan.o.Level)),
-			zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
+		enc, err := v.encoder()
 		if err != nil {
 			return err
 		}
@@ -140,62 +180,13 @@ func (v *Volume) pipeline(ctx context.Context, g *errgroup.Group, yield func(Fra
 			return nil
 		})
 	}
-	return v.collect(ctx, order, free, yield)
-}
-
-// collect yields the frames in order, and writes index, seek table and sums.
-func (v *Volume) collect(ctx context.Context, order <-chan *work, free chan<- *work, yield func(Frame, error) bool) error {
-	born := time.Now().UTC().Truncate(time.Second)
-	ix, err := newIndexWriter(IndexHeader{
-		Format: formatVersion, MinReader: minReader, Archive: v.plan.o.Archive, Volume: v.number, Last: v.Last(),
-		Roots: v.plan.roots, Producer: v.plan.o.Producer,
-	})
-	if err != nil {
-		return err
-	}
-	r := VolumeResult{PlanBytes: v.size.plan}
-	var total uint64
-	emit := func(f Frame) error {
-		f.Off = r.Size
-		f.CLen = len(f.Data)
-		r.Size += int64(f.CLen)
-		total = crc.Combine(total, f.CRC, int64(f.CLen))
-		if !yield(f, nil) {
-			return errStopped
-		}
-		return nil
-	}
 	for w := range order {
 		select {
 		case <-w.done:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		f := IndexFrame{
-			ID: hex.EncodeToString(w.id[:]), Off: r.Size, CLen: len(w.out), ULen: len(w.raw),
-			CRC: fmt.Sprintf("%016x", w.crc), Born: born,
-		}
-		for i, p := range w.plan.pieces {
-			e := indexEntry(p)
-			e.SHA256 = w.sums[i]
-			f.Entries = append(f.Entries, e)
-			r.SourceBytes += p.n
-			if e.SHA256 != "" {
-				r.Files++
-				if err := writeSum(v.plan.o.Sums, p.entry.Name, e.SHA256); err != nil {
-					return err
-				}
-			}
-		}
-		if err := ix.frame(f); err != nil {
-			return err
-		}
-		r.Frames++
-		state, err := json.Marshal(w.state)
-		if err != nil {
-			return err
-		}
-		if err := emit(Frame{ID: f.ID, ULen: f.ULen, CRC: w.crc, Data: w.out, State: state}); err != nil {
+		if err := c.made(w); err != nil {
 			return err
 		}
 		free <- w
@@ -203,48 +194,48 @@ func (v *Volume) collect(ctx context.Context, order <-chan *work, free chan<- *w
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if r.Frames != v.size.frames {
+	if c.r.Frames != v.size.frames {
 		return nil // the reader failed; its error is told by the group
 	}
-	index, sum, seek, err := ix.finish()
-	if err != nil {
-		return err
-	}
-	r.IndexSHA256 = sum
-	for _, b := range [][]byte{index, seek} {
-		if err := emit(Frame{CRC: crc.NVME(b), Data: b}); err != nil {
-			return err
-		}
-	}
-	r.CRC64NVME = crc.Base64(total)
-	v.result, v.done = r, true
-	return nil
+	return c.finish()
 }
 
-// readAll fills the volume's frames from the source, in order.
-func (v *Volume) readAll(ctx context.Context, free <-chan *work, todo, order chan<- *work) error {
-	rd := &v.plan.reader
-	for i := range v.size.frames {
+func (v *Volume) encoder() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(v.plan.o.Level)),
+		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
+}
+
+// frame is the i-th frame of the volume, before its bytes. It is called once for
+// each, in order.
+func (v *Volume) frame(i int64) (framePlan, error) {
+	if v.Last() && i == v.size.frames-1 {
+		return endFrame(), nil
+	}
+	f, err, ok := v.plan.pull()
+	if err != nil {
+		return f, err
+	}
+	if !ok {
+		return f, errors.New("the stage lists fewer files than it did")
+	}
+	return f, nil
+}
+
+// readAll fills the volume's frames from the source, in order, from the first
+// that no earlier run has made.
+func (v *Volume) readAll(ctx context.Context, first int64, free <-chan *work, todo, order chan<- *work) error {
+	for i := first; i < v.size.frames; i++ {
 		var w *work
 		select {
 		case w = <-free:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if v.Last() && i == v.size.frames-1 {
-			w.plan = endFrame()
-		} else {
-			f, err, ok := v.plan.pull()
-			if err != nil {
-				return err
-			}
-			if !ok {
-				return errors.New("the stage lists fewer files than it did")
-			}
-			w.plan = f
+		var err error
+		if w.plan, err = v.frame(i); err != nil {
+			return err
 		}
-		w.state = frameState{Ordinal: i}
-		if err := rd.fill(w); err != nil {
+		if err := v.plan.reader.fill(w); err != nil {
 			return err
 		}
 		w.done = make(chan struct{})
@@ -260,6 +251,9 @@ type reader struct {
 	src  Source
 	file *os.File
 	sum  hash.Hash
+	// apart: frames come out of order, and the hashes of files that span them are
+	// known already.
+	apart bool
 }
 
 func (r *reader) close() {
@@ -272,7 +266,7 @@ func (r *reader) close() {
 // fill reads a frame's bytes into w.raw and computes the hashes of files that
 // span frames; those of files that fit are left to the encoders.
 func (r *reader) fill(w *work) error {
-	w.raw, w.sums = w.raw[:0], w.sums[:0]
+	w.raw, w.sums, w.hash = w.raw[:0], w.sums[:0], nil
 	if w.plan.end {
 		w.raw = append(w.raw, make([]byte, w.plan.size)...)
 		return nil
@@ -315,13 +309,16 @@ func (w *work) reserve(n int) {
 const pending = "pending"
 
 func (r *reader) piece(p piecePlan, buf []byte, w *work) (string, error) {
-	if p.off == 0 {
+	if p.off == 0 || r.apart {
 		r.close()
 		f, err := r.src.Open(p.entry)
 		if err != nil {
 			return "", err
 		}
 		r.file = f
+		if _, err := f.Seek(p.off, io.SeekStart); err != nil {
+			return "", err
+		}
 	}
 	if _, err := io.ReadFull(r.file, buf); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -329,7 +326,7 @@ func (r *reader) piece(p piecePlan, buf []byte, w *work) (string, error) {
 		}
 		return "", err
 	}
-	last := p.off+p.n == p.entry.Size
+	last := p.ends()
 	if last {
 		if n, err := r.file.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			return "", errors.New("it grew in the stage")
@@ -339,6 +336,9 @@ func (r *reader) piece(p piecePlan, buf []byte, w *work) (string, error) {
 	if p.off == 0 && last {
 		return pending, nil
 	}
+	if r.apart {
+		return "", nil
+	}
 	if p.off == 0 {
 		r.sum = sha256.New()
 	}
@@ -346,12 +346,33 @@ func (r *reader) piece(p piecePlan, buf []byte, w *work) (string, error) {
 	if last {
 		return hex.EncodeToString(r.sum.Sum(nil)), nil
 	}
-	state, err := r.sum.(interface{ MarshalBinary() ([]byte, error) }).MarshalBinary()
-	if err != nil {
-		return "", err
+	var err error
+	w.hash, err = r.sum.(encoding.BinaryMarshaler).MarshalBinary()
+	return "", err
+}
+
+// goOn puts the reader behind the frame f, whose running hash is known, where a
+// file goes on in the next frame.
+func (r *reader) goOn(f framePlan, hash []byte) error {
+	r.close()
+	p := f.goesOn()
+	if p == nil {
+		if hash != nil {
+			return errOtherFrames
+		}
+		return nil
 	}
-	w.state.File, w.state.Off, w.state.SHA256 = p.entry.Name, p.off+p.n, state
-	return "", nil
+	r.sum = sha256.New()
+	if err := r.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(hash); err != nil {
+		return fmt.Errorf("%w: %w", errOtherFrames, err)
+	}
+	file, err := r.src.Open(p.entry)
+	if err != nil {
+		return err
+	}
+	r.file = file
+	_, err = file.Seek(p.off+p.n, io.SeekStart)
+	return err
 }
 
 // encode compresses the frame and computes its ID and the sums of the files that

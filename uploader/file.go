@@ -293,7 +293,9 @@ func (u *fileUpload) publish(ctx context.Context, size int64, sum uint64) (Objec
 }
 
 // temporary is the path of a file that is no object yet.
-func (s *fileStore) temporary(key string) string { return filepath.Join(s.dir, filepath.FromSlash(key)) }
+func (s *fileStore) temporary(key string) string {
+	return filepath.Join(s.dir, filepath.FromSlash(key))
+}
 
 // isTemporary refuses what would lead elsewhere, or to an object.
 func isTemporary(key string) bool {

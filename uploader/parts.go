@@ -104,7 +104,9 @@ func (f *filling) consume(pieces iter.Seq2[Piece, error]) error {
 			if len(b) == 0 {
 				continue
 			}
-			p.Len, p.CRC = int64(len(b)), crc.NVME(b)
+			if p.Len = int64(len(b)); p.CRC == 0 {
+				p.CRC = crc.NVME(b)
+			}
 		}
 		f.size += p.Len
 		f.sum = crc.Combine(f.sum, p.CRC, p.Len)

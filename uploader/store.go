@@ -49,11 +49,12 @@ type Range struct {
 type Piece struct {
 	// ID names the content for ever: equal ids decode to equal bytes.
 	ID string
-	// Len and CRC are the length and the CRC64NVME of the bytes where they are
-	// known without them: then Bytes is called only where the bytes are needed,
-	// perhaps never, perhaps after the sequence has advanced. Where Len is 0 Bytes
-	// is called at once, and what it returns is valid until the sequence advances.
+	// Len is the length of the bytes where they need not be made: then Bytes is
+	// called only where they are needed, perhaps never, perhaps after the sequence
+	// has advanced. Where it is 0 Bytes is called at once, and what it returns is
+	// valid until the sequence advances.
 	Len int64
+	// CRC is the CRC64NVME of the bytes. Only where Len is 0 it may be 0: not known.
 	CRC uint64
 	// Bytes returns the stored bytes. It is called from the goroutine that consumes
 	// the sequence.

@@ -3,7 +3,6 @@ package job
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -125,7 +124,9 @@ func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Vo
 	obj, err := b.Store.Put(ctx, uploader.PutRequest{
 		Key:     b.Catalog.ObjectKey(s.st.ID, name),
 		Upper:   v.Upper(),
-		Pieces:  func(iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] { return s.pieces(ctx, v) },
+		Pieces: func(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] {
+			return s.pieces(v.Frames(ctx, known(sent)))
+		},
 		Journal: b.Workdir.path(fmt.Sprintf("upload-%04d.journal", v.Number())),
 		Identity: map[string]string{
 			"backup": s.st.ID, "cluster": b.Cluster, "plan": plan.Digest(), "volume": name,
@@ -147,18 +148,18 @@ func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Vo
 
 // pieces makes the uploader's pieces of the archive's frames. What a frame
 // decodes to is counted as progress: it is what the user knows the size of.
-func (s *sender) pieces(ctx context.Context, v *snapshot.Volume) iter.Seq2[uploader.Piece, error] {
+func (s *sender) pieces(frames iter.Seq2[snapshot.Frame, error]) iter.Seq2[uploader.Piece, error] {
 	return func(yield func(uploader.Piece, error) bool) {
-		for f, err := range v.Frames(ctx) {
+		for f, err := range frames {
 			if err != nil {
 				yield(uploader.Piece{}, err)
 				return
 			}
-			data := f.Data
-			p := uploader.Piece{
-				ID:     f.ID,
-				Bytes:  func(context.Context) ([]byte, error) { return data, nil },
-				Record: record(f),
+			p := uploader.Piece{ID: f.ID, CRC: f.CRC, Record: f.Record}
+			if data := f.Data; data != nil {
+				p.Bytes = func(context.Context) ([]byte, error) { return data, nil }
+			} else {
+				p.Len, p.Bytes = int64(f.CLen), f.Again
 			}
 			if !yield(p, nil) {
 				return
@@ -169,19 +170,15 @@ func (s *sender) pieces(ctx context.Context, v *snapshot.Volume) iter.Seq2[uploa
 	}
 }
 
-// record is what the journal keeps of a frame.
-func record(f snapshot.Frame) json.RawMessage {
-	b, err := json.Marshal(struct {
-		Off   int64           `json:"off"`
-		CLen  int             `json:"clen"`
-		ULen  int             `json:"ulen"`
-		CRC   uint64          `json:"crc"`
-		State json.RawMessage `json:"state,omitempty"`
-	}{f.Off, f.CLen, f.ULen, f.CRC, f.State})
-	if err != nil {
-		panic(err) // integers and JSON that snapshot itself made
+// known makes the archive's frames of the pieces of an earlier run.
+func known(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[snapshot.Known, error] {
+	return func(yield func(snapshot.Known, error) bool) {
+		for p, err := range sent {
+			if !yield(snapshot.Known{ID: p.ID, CLen: int(p.Len), CRC: p.CRC, Record: p.Record}, err) || err != nil {
+				return
+			}
+		}
 	}
-	return b
 }
 
 func (s *sender) putSums(ctx context.Context, spool *os.File, m *uploader.Manifest) error {
