@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
 )
 
 var fixedTime = time.Unix(1700000000, 0)
@@ -22,7 +24,7 @@ var fixedTime = time.Unix(1700000000, 0)
 // stageOf stages all of a directory: *.ldb linked, everything else copied.
 func stageOf(t testing.TB, home, id string) *Stage {
 	t.Helper()
-	st, err := CreateStage(id, []Root{{Path: home}})
+	st, err := CreateStage(fsx.FS{}, id, []Root{{Path: home}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ type Owner struct{ UID, GID int }
 
 // ExtractOptions say where and what to extract.
 type ExtractOptions struct {
+	FS        fsx.FS   // makes the changes
 	Dir       string   // an existing empty directory
 	Only      []string // globs of path.Match against a name or one of its parents; empty: everything
 	Owner     *Owner   // nil: the ids of the archive
@@ -61,7 +62,7 @@ func Measure(ctx context.Context, vols []VolumeSource, only []string) (bytes, na
 // the hash that the index says, the archive had an end, and all of it is on the
 // disk. An error with ErrCorrupt means that the archive is to blame.
 func Extract(ctx context.Context, vols []VolumeSource, o ExtractOptions) (Report, error) {
-	root, err := os.OpenRoot(o.Dir)
+	root, err := o.FS.OpenRoot(o.Dir)
 	if err != nil {
 		return Report{}, err
 	}
@@ -95,7 +96,7 @@ func Extract(ctx context.Context, vols []VolumeSource, o ExtractOptions) (Report
 // extraction is the state between frames: an open file, and what is done last.
 type extraction struct {
 	o       ExtractOptions
-	root    *os.Root
+	root    *fsx.Root
 	indexes []*Index
 	total   int64 // content bytes to come
 	names   int64
@@ -106,7 +107,7 @@ type extraction struct {
 	name   string // of that file
 	off    int64  // content bytes of it so far
 	sum    hash.Hash
-	file   *os.File // nil where the file was not wanted
+	file   *fsx.File // nil where the file was not wanted
 
 	dirs  []Entry // rights and times are set at the end, deepest first
 	links []Entry // made at the end: nothing can be written through them
@@ -429,13 +430,13 @@ func (x *extraction) escaped(v VolumeSource, name string, err error) error {
 }
 
 func (x *extraction) create(v VolumeSource, e Entry) (err error) {
-	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	x.file, err = x.root.OpenFile(e.Name, flags, 0o600)
+	open := func() (*fsx.File, error) { return x.root.OpenFile(e.Name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) }
+	x.file, err = open()
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := x.root.MkdirAll(path.Dir(e.Name), 0o700); err != nil {
 			return x.escaped(v, e.Name, err)
 		}
-		x.file, err = x.root.OpenFile(e.Name, flags, 0o600)
+		x.file, err = open()
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return v.corrupt("it holds the name %q twice", e.Name)
@@ -540,7 +541,7 @@ func (x *extraction) finish() error {
 			return fmt.Errorf("directory %s: %w", e.Name, err)
 		}
 	}
-	return fsx.SyncFS(filepath.Clean(x.o.Dir))
+	return x.o.FS.SyncFS(filepath.Clean(x.o.Dir))
 }
 
 func allZero(b []byte) bool {

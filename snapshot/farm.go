@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/eddy-backup/eddy/internal/fsx"
 )
 
 // Farm makes a private copy of one directory of a sealed stage for a program that
@@ -34,11 +31,11 @@ func (s *Stage) Farm(ctx context.Context, name string) (dir string, remove func(
 	if base == "" {
 		return "", nil, fmt.Errorf("stage: there is no directory %s", name)
 	}
-	dir, err = os.MkdirTemp(base, s.id+".farm-")
+	dir, err = s.fs.MkdirTemp(base, s.id+".farm-")
 	if err != nil {
 		return "", nil, err
 	}
-	remove = func() error { return os.RemoveAll(dir) }
+	remove = func() error { return s.fs.RemoveAll(dir) }
 	for e, err := range s.Entries() {
 		if err == nil {
 			err = ctx.Err()
@@ -61,16 +58,16 @@ func (s *Stage) farm(ctx context.Context, e Entry, dst string) error {
 	}
 	switch {
 	case e.Type == TypeDir:
-		return os.MkdirAll(dst, 0o700)
+		return s.fs.MkdirAll(dst, 0o700)
 	case e.Type == TypeSymlink:
-		return os.Symlink(e.Link, dst)
+		return s.fs.Symlink(e.Link, dst)
 	case e.Treatment == Linked:
-		return linkInto(src, dst)
+		return s.linkInto(src, dst)
 	default:
-		if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
+		if err := s.fs.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
 			return err
 		}
-		_, _, err = fsx.CloneOrCopy(ctx, src, dst, 0o600)
+		_, _, err = s.fs.CloneOrCopy(ctx, src, dst, 0o600)
 		return err
 	}
 }

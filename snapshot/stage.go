@@ -34,6 +34,7 @@ const StageDir = ".eddy"
 // Symlink while it stands still, all from many goroutines where that helps; every
 // name is taken once. Then it is sealed, and from there on only read.
 type Stage struct {
+	fs      fsx.FS
 	id      string
 	roots   []Root
 	copyAll bool
@@ -65,27 +66,27 @@ type StageStats struct {
 
 // CreateStage makes an empty stage: ROOT/.eddy/ID in every root. It refuses a
 // root whose .eddy is not on the root's own mount, because links fail there.
-func CreateStage(id string, roots []Root) (*Stage, error) {
+func CreateStage(fsys fsx.FS, id string, roots []Root) (*Stage, error) {
 	if err := checkStage(id, roots); err != nil {
 		return nil, err
 	}
-	s := &Stage{id: id, roots: slices.Clone(roots), prelinked: map[string]*prelinks{}, seed: maphash.MakeSeed()}
+	s := &Stage{fs: fsys, id: id, roots: slices.Clone(roots), prelinked: map[string]*prelinks{}, seed: maphash.MakeSeed()}
 	for i, r := range s.roots {
 		dir := filepath.Join(r.Path, StageDir)
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := fsys.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, errors.Join(cannotMake(err, r.Path), s.removeFirst(i))
 		}
 		if err := sameMount(r.Path, dir); err != nil {
 			return nil, errors.Join(err, s.removeFirst(i))
 		}
-		if err := os.Mkdir(s.dir(r), 0o700); err != nil {
+		if err := fsys.Mkdir(s.dir(r), 0o700); err != nil {
 			return nil, errors.Join(cannotMake(err, dir), s.removeFirst(i))
 		}
 		if err := sameMount(r.Path, s.dir(r)); err != nil {
 			return nil, errors.Join(err, s.removeFirst(i+1))
 		}
 	}
-	if err := os.Mkdir(s.record(""), 0o700); err != nil {
+	if err := fsys.Mkdir(s.record(""), 0o700); err != nil {
 		return nil, errors.Join(cannotMake(err, s.dir(s.roots[0])), s.Remove())
 	}
 	return s, nil
@@ -211,12 +212,12 @@ func (s *Stage) ProbeLinks() error {
 			return fmt.Errorf("probe whether %s can be linked: %w", r.Path, err)
 		}
 		dst := s.dir(r) + ".probe-link"
-		err = linkError(os.Link(src, dst), r.Path)
+		err = linkError(s.fs.Link(src, dst), r.Path)
 		if err == nil {
-			err = os.Remove(dst)
+			err = s.fs.Remove(dst)
 		}
 		if own {
-			err = errors.Join(err, os.Remove(src))
+			err = errors.Join(err, s.fs.Remove(src))
 		}
 		if err != nil {
 			return err
@@ -228,13 +229,13 @@ func (s *Stage) ProbeLinks() error {
 // TryRoot finds out whether a stage of one root can be made, and files linked into
 // it, by doing so. It leaves nothing behind; what a kill leaves goes with
 // SweepStages, since id is one of a backup that is never made.
-func TryRoot(id string, r Root) (err error) {
+func TryRoot(fsys fsx.FS, id string, r Root) (err error) {
 	dir := filepath.Join(r.Path, StageDir)
 	if _, serr := os.Lstat(dir); errors.Is(serr, fs.ErrNotExist) {
 		// Where a backup began meanwhile it is not empty, and stays.
-		defer func() { _ = os.Remove(dir) }()
+		defer func() { _ = fsys.Remove(dir) }()
 	}
-	s, err := CreateStage(id, []Root{r})
+	s, err := CreateStage(fsys, id, []Root{r})
 	if err != nil {
 		return err
 	}
@@ -256,7 +257,7 @@ func (s *Stage) probe(r Root) (file string, own bool, err error) {
 		return file, false, err
 	}
 	file = s.dir(r) + ".probe"
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.fs.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", false, err
 	}
@@ -336,7 +337,7 @@ func (s *Stage) Remove() error { return s.removeFirst(len(s.roots)) }
 func (s *Stage) removeFirst(n int) error {
 	var errs []error
 	for _, r := range s.roots[:n] {
-		errs = append(errs, removeStage(r, func(name string) bool { return name == s.id || strings.HasPrefix(name, s.id+".") }))
+		errs = append(errs, removeStage(s.fs, r, func(name string) bool { return name == s.id || strings.HasPrefix(name, s.id+".") }))
 	}
 	return errors.Join(errs...)
 }
@@ -344,15 +345,15 @@ func (s *Stage) removeFirst(n int) error {
 // SweepStages deletes all stages of the roots but the one with id keep. Only
 // directories that look like a backup's id are touched: .eddy holds other things
 // as well.
-func SweepStages(roots []Root, keep string) error {
+func SweepStages(fsys fsx.FS, roots []Root, keep string) error {
 	var errs []error
 	for _, r := range roots {
-		errs = append(errs, removeStage(r, func(name string) bool { return name != keep && looksLikeID(name) }))
+		errs = append(errs, removeStage(fsys, r, func(name string) bool { return name != keep && looksLikeID(name) }))
 	}
 	return errors.Join(errs...)
 }
 
-func removeStage(r Root, which func(name string) bool) error {
+func removeStage(fsys fsx.FS, r Root, which func(name string) bool) error {
 	dir := filepath.Join(r.Path, StageDir)
 	if st, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) || err == nil && !st.IsDir() {
 		return nil // a symlink is not ours to follow
@@ -367,10 +368,10 @@ func removeStage(r Root, which func(name string) bool) error {
 			continue
 		}
 		p := filepath.Join(dir, n.Name())
-		if err := os.Remove(filepath.Join(p, StageDir, sealName)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		if err := fsys.Remove(filepath.Join(p, StageDir, sealName)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			errs = append(errs, err)
 		}
-		errs = append(errs, os.RemoveAll(p))
+		errs = append(errs, fsys.RemoveAll(p))
 	}
 	return errors.Join(errs...)
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"unicode/utf8"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
 )
 
 // maxListingLine bounds a line of the listing: name and link of 4096 bytes, each
@@ -116,8 +118,8 @@ func parseListed(line []byte) (Entry, error) {
 }
 
 // writeLines writes entries to a new file, and the same bytes to sum.
-func writeLines(file string, entries iter.Seq2[Entry, error], sum io.Writer) (err error) {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+func writeLines(fsys fsx.FS, file string, entries iter.Seq2[Entry, error], sum io.Writer) (err error) {
+	f, err := fsys.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

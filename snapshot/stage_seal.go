@@ -71,7 +71,7 @@ func (s *Stage) add(e Entry, count func(*StageStats)) error {
 func (s *Stage) spool() error {
 	run := s.record(fmt.Sprintf("run-%06d.ndjson", len(s.runs)))
 	slices.SortFunc(s.batch, archiveOrder)
-	err := writeLines(run, func(yield func(Entry, error) bool) {
+	err := writeLines(s.fs, run, func(yield func(Entry, error) bool) {
 		for _, e := range s.batch {
 			if !yield(e, nil) {
 				return
@@ -108,7 +108,7 @@ func (s *Stage) Seal(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := fsx.SyncFS(s.dir(r)); err != nil {
+		if err := s.fs.SyncFS(s.dir(r)); err != nil {
 			return fmt.Errorf("seal the stage: %w", err)
 		}
 	}
@@ -118,7 +118,7 @@ func (s *Stage) Seal(ctx context.Context) error {
 	}
 	b, err := json.Marshal(rec)
 	if err == nil {
-		err = fsx.WriteFileAtomic(s.record(sealName), b, 0o600)
+		err = s.fs.WriteFileAtomic(s.record(sealName), b, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("seal the stage: %w", err)
@@ -166,7 +166,7 @@ func (s *Stage) dropUntaken(ctx context.Context) error {
 			}
 		}
 		for _, g := range gone {
-			if err := os.Remove(g); err != nil {
+			if err := s.fs.Remove(g); err != nil {
 				return err
 			}
 		}
@@ -196,11 +196,11 @@ func (s *Stage) writeListing(ctx context.Context) (digest string, err error) {
 		sources = append(sources, readLines(run, nil))
 	}
 	h := sha256.New()
-	if err := writeLines(s.record(listingName), checked(ctx, merge(sources)), h); err != nil {
+	if err := writeLines(s.fs, s.record(listingName), checked(ctx, merge(sources)), h); err != nil {
 		return "", err
 	}
 	for _, run := range s.runs {
-		if err := os.Remove(run); err != nil {
+		if err := s.fs.Remove(run); err != nil {
 			return "", err
 		}
 	}
@@ -211,11 +211,11 @@ func (s *Stage) writeListing(ctx context.Context) (digest string, err error) {
 // OpenStage opens the sealed stage of that id again, after a crash or a reboot.
 // Only the first of roots is used, to find the seal: the roots of the stage are
 // those it was sealed with.
-func OpenStage(id string, roots []Root) (*Stage, error) {
+func OpenStage(fsys fsx.FS, id string, roots []Root) (*Stage, error) {
 	if err := checkStage(id, roots); err != nil {
 		return nil, err
 	}
-	s := &Stage{id: id, roots: roots}
+	s := &Stage{fs: fsys, id: id, roots: roots}
 	b, err := os.ReadFile(s.record(sealName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("stage %s: %w", id, ErrNotSealed)

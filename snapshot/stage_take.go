@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -58,14 +57,14 @@ func (s *Stage) Prelink(root, rel string) error {
 	if err != nil {
 		return err
 	}
-	err = linkInto(src, dst)
+	err = s.linkInto(src, dst)
 	if errors.Is(err, fs.ErrExist) {
 		same, serr := sameFile(src, dst)
 		if serr != nil || same {
 			return ignoreNotExist(serr)
 		}
-		if err = os.Remove(dst); err == nil { // its number was used again
-			err = linkInto(src, dst)
+		if err = s.fs.Remove(dst); err == nil { // its number was used again
+			err = s.linkInto(src, dst)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,13 +98,13 @@ func sameFile(a, b string) (bool, error) {
 	return err == nil && os.SameFile(as, bs), err
 }
 
-func linkInto(src, dst string) error {
-	err := os.Link(src, dst)
+func (s *Stage) linkInto(src, dst string) error {
+	err := s.fs.Link(src, dst)
 	if errors.Is(err, fs.ErrNotExist) {
-		if merr := os.MkdirAll(filepath.Dir(dst), 0o700); merr != nil {
+		if merr := s.fs.MkdirAll(filepath.Dir(dst), 0o700); merr != nil {
 			return merr
 		}
-		err = os.Link(src, dst)
+		err = s.fs.Link(src, dst)
 	}
 	return err
 }
@@ -133,10 +132,10 @@ func (s *Stage) Link(ctx context.Context, root, rel string) error {
 	}
 	kept := s.keep(dst, e.Inode)
 	if !kept {
-		err := linkInto(src, dst)
+		err := s.linkInto(src, dst)
 		if errors.Is(err, fs.ErrExist) {
-			if err = os.Remove(dst); err == nil {
-				err = linkInto(src, dst)
+			if err = s.fs.Remove(dst); err == nil {
+				err = s.linkInto(src, dst)
 			}
 		}
 		if err != nil {
@@ -197,15 +196,15 @@ func (s *Stage) Copy(ctx context.Context, root, rel string) (err error) {
 	if err != nil {
 		return err
 	}
-	cloned, n, err := fsx.CloneOrCopyFrom(ctx, in, dst, 0o600)
+	cloned, n, err := s.fs.CloneOrCopyFrom(ctx, in, dst, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(filepath.Dir(dst), 0o700); err == nil {
-			cloned, n, err = fsx.CloneOrCopyFrom(ctx, in, dst, 0o600)
+		if err = s.fs.MkdirAll(filepath.Dir(dst), 0o700); err == nil {
+			cloned, n, err = s.fs.CloneOrCopyFrom(ctx, in, dst, 0o600)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) { // linked before the hold
-		if err = os.Remove(dst); err == nil {
-			cloned, n, err = fsx.CloneOrCopyFrom(ctx, in, dst, 0o600)
+		if err = s.fs.Remove(dst); err == nil {
+			cloned, n, err = s.fs.CloneOrCopyFrom(ctx, in, dst, 0o600)
 		}
 	}
 	after, serr := in.Stat()
@@ -253,7 +252,7 @@ func (s *Stage) Dir(root, rel string) error {
 		err = wantType(e, TypeDir)
 	}
 	if err == nil {
-		err = os.MkdirAll(dst, 0o700)
+		err = s.fs.MkdirAll(dst, 0o700)
 	}
 	if err != nil {
 		return err
@@ -279,10 +278,10 @@ func (s *Stage) Symlink(root, rel string) error {
 		e.Link, err = os.Readlink(src)
 	}
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(dst), 0o700)
+		err = s.fs.MkdirAll(filepath.Dir(dst), 0o700)
 	}
 	if err == nil {
-		err = os.Symlink(e.Link, dst)
+		err = s.fs.Symlink(e.Link, dst)
 	}
 	if err != nil {
 		return err

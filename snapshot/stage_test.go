@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -24,7 +25,7 @@ const testID = "20261120T235500Z-auto-0a1b2c"
 
 func newStage(t testing.TB, roots ...Root) *Stage {
 	t.Helper()
-	st, err := CreateStage(testID, roots)
+	st, err := CreateStage(fsx.FS{}, testID, roots)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +146,7 @@ func TestSealedStageOpensAgainAfterAReboot(t *testing.T) {
 	st := stageOf(t, home, testID)
 	must(t, os.WriteFile(filepath.Join(home, "note"), nil, 0o600))
 	t.Setenv("EDDY_BOOT_ID", "another boot")
-	again, err := OpenStage(testID, []Root{{Path: home}})
+	again, err := OpenStage(fsx.FS{}, testID, []Root{{Path: home}})
 	must(t, err)
 	if diff := cmp.Diff(entriesOf(t, st), entriesOf(t, again)); diff != "" {
 		t.Errorf("entries after opening again (-want +got):\n%s", diff)
@@ -166,7 +167,7 @@ func TestSealedStageOpensAgainAfterAReboot(t *testing.T) {
 		t.Error("a sealed stage took another file")
 	}
 	must(t, again.Remove(), again.Remove())
-	if _, err := OpenStage(testID, []Root{{Path: home}}); !errors.Is(err, ErrNotSealed) {
+	if _, err := OpenStage(fsx.FS{}, testID, []Root{{Path: home}}); !errors.Is(err, ErrNotSealed) {
 		t.Errorf("open a removed stage: %v, want ErrNotSealed", err)
 	}
 }
@@ -177,7 +178,7 @@ func TestUnsealedAndDamagedStagesDoNotOpen(t *testing.T) {
 	roots := []Root{{Path: home}}
 	st := newStage(t, roots...)
 	must(t, st.Copy(t.Context(), "", "a"))
-	if _, err := OpenStage(testID, roots); !errors.Is(err, ErrNotSealed) {
+	if _, err := OpenStage(fsx.FS{}, testID, roots); !errors.Is(err, ErrNotSealed) {
 		t.Errorf("open before the seal: %v, want ErrNotSealed", err)
 	}
 	for _, err := range st.Entries() {
@@ -185,14 +186,14 @@ func TestUnsealedAndDamagedStagesDoNotOpen(t *testing.T) {
 			t.Errorf("entries before the seal: %v, want ErrNotSealed", err)
 		}
 	}
-	if _, err := CreateStage(testID, roots); !errors.Is(err, fs.ErrExist) || hint.Of(err) == "" {
+	if _, err := CreateStage(fsx.FS{}, testID, roots); !errors.Is(err, fs.ErrExist) || hint.Of(err) == "" {
 		t.Errorf("a second stage of that id: %v, want ErrExist with a hint", err)
 	}
 	must(t, st.Seal(t.Context()))
 	listing, err := os.ReadFile(st.record(listingName))
 	must(t, err)
 	must(t, os.WriteFile(st.record(listingName), bytes.Replace(listing, []byte(`"mode"`), []byte(`"mOde"`), 1), 0o600))
-	again, err := OpenStage(testID, roots)
+	again, err := OpenStage(fsx.FS{}, testID, roots)
 	must(t, err)
 	var last error
 	for _, last = range again.Entries() {
@@ -201,7 +202,7 @@ func TestUnsealedAndDamagedStagesDoNotOpen(t *testing.T) {
 		t.Error("a listing that was changed was read without an error")
 	}
 	must(t, os.WriteFile(st.record(sealName), []byte(`{"format":9,"min_reader":9}`), 0o600))
-	if _, err := OpenStage(testID, roots); err == nil || hint.Of(err) == "" {
+	if _, err := OpenStage(fsx.FS{}, testID, roots); err == nil || hint.Of(err) == "" {
 		t.Errorf("open a seal of a newer eddy: %v, want an error with a hint", err)
 	}
 }
@@ -252,7 +253,7 @@ func TestHostileNamesAndHolesSurvive(t *testing.T) {
 	must(t, st.Link(t.Context(), "", deep))
 	must(t, st.Seal(t.Context()))
 
-	again, err := OpenStage(testID, []Root{{Path: home}})
+	again, err := OpenStage(fsx.FS{}, testID, []Root{{Path: home}})
 	must(t, err)
 	got := map[string]Entry{}
 	for _, e := range entriesOf(t, again) {
@@ -327,14 +328,14 @@ func TestCreateStageRefuses(t *testing.T) {
 		"stage is a link":  {testID, []Root{{Path: linked}}},
 		"no writing there": {testID, []Root{{Path: "/proc/self"}}},
 	} {
-		if st, err := CreateStage(c.id, c.roots); err == nil {
+		if st, err := CreateStage(fsx.FS{}, c.id, c.roots); err == nil {
 			t.Errorf("%s: made %v", name, st.roots)
 		}
 	}
 	if n := filesBelow(t, home); len(n) != 0 || exists(filepath.Join(home, StageDir, testID)) {
 		t.Errorf("a refused stage left something: %v", n)
 	}
-	_, err := CreateStage(testID, []Root{{Path: linked}})
+	_, err := CreateStage(fsx.FS{}, testID, []Root{{Path: linked}})
 	if hint.Of(err) == "" {
 		t.Errorf("%v has no hint", err)
 	}
@@ -428,13 +429,13 @@ func TestSweepKeepsWhatIsNoStage(t *testing.T) {
 	const old, kept = "20250101T000000Z-auto-ffffff", "20250102T000000Z-auto-ffffff"
 	roots := []Root{{Path: home}}
 	for _, id := range []string{old, kept} {
-		_, err := CreateStage(id, roots)
+		_, err := CreateStage(fsx.FS{}, id, roots)
 		must(t, err)
 	}
 	write(t, filepath.Join(home, StageDir, old+".farm-123", "LOCK"), nil)
 	write(t, filepath.Join(home, StageDir, "before-"+old, "data/x"), nil)
 	write(t, filepath.Join(home, StageDir, "swap.json"), nil)
-	must(t, SweepStages(roots, kept))
+	must(t, SweepStages(fsx.FS{}, roots, kept))
 	names, err := os.ReadDir(filepath.Join(home, StageDir))
 	must(t, err)
 	var got []string
@@ -444,7 +445,7 @@ func TestSweepKeepsWhatIsNoStage(t *testing.T) {
 	if diff := cmp.Diff([]string{kept, "before-" + old, "swap.json"}, got); diff != "" {
 		t.Errorf("left after the sweep (-want +got):\n%s", diff)
 	}
-	must(t, SweepStages([]Root{{Path: t.TempDir()}}, ""))
+	must(t, SweepStages(fsx.FS{}, []Root{{Path: t.TempDir()}}, ""))
 }
 
 func TestListingIsSpooledAndMerged(t *testing.T) {
@@ -558,7 +559,7 @@ func FuzzListing(f *testing.F) {
 			return
 		}
 		file := filepath.Join(t.TempDir(), "listing")
-		err = writeLines(file, func(yield func(Entry, error) bool) { yield(e, nil) }, io.Discard)
+		err = writeLines(fsx.FS{}, file, func(yield func(Entry, error) bool) { yield(e, nil) }, io.Discard)
 		if err != nil {
 			return // too long for a name
 		}

@@ -87,12 +87,12 @@ func Recall(s Store, file string, now time.Time) (caps Caps, ok bool) {
 }
 
 // Save keeps the result of a probe in a file.
-func (c Caps) Save(file string) error {
+func (c Caps) Save(fsys fsx.FS, file string) error {
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return fmt.Errorf("what the store can do: %w", err)
 	}
-	if err := fsx.WriteFileAtomic(file, append(b, '\n'), 0o600); err != nil {
+	if err := fsys.WriteFileAtomic(file, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("what the store can do: %w", err)
 	}
 	return nil

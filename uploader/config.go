@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"path"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/rs/zerolog"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -40,6 +43,10 @@ type Config struct {
 	// GiveUp is how long a call is tried again before the store counts as
 	// unreachable (0: 2 minutes; 15 s while the store has not answered once).
 	GiveUp time.Duration
+	// FS makes the changes to files: of journals, and of a file store.
+	FS fsx.FS
+	// Transport, where set, carries the requests instead of the network.
+	Transport http.RoundTripper
 	// Log hears of calls that are tried again, and at the debug level of every
 	// part. The zero value is silent.
 	Log zerolog.Logger
@@ -143,9 +150,15 @@ func Open(ctx context.Context, c Config) (Store, error) {
 	}
 	c = c.withDefaults()
 	if u.Scheme == "file" {
-		return newFileStore(u.Path), nil
+		s := newFileStore(u.Path)
+		s.fs = c.FS
+		return s, nil
 	}
-	return newS3Store(ctx, c, u.Host, u.Path)
+	var more []func(*s3.Options)
+	if c.Transport != nil {
+		more = append(more, func(o *s3.Options) { o.HTTPClient = &http.Client{Transport: c.Transport} })
+	}
+	return newS3Store(ctx, c, u.Host, u.Path, more...)
 }
 
 // partSize is the size of every part but the last: at least 8 MiB, and large

@@ -34,7 +34,10 @@ const tmpMark = ".tmp-"
 // by a rename of a synced file, so that it is whole or not there. What changes
 // names does so under a lock file, which makes conditional writes atomic among
 // all eddys that use the directory.
-type fileStore struct{ dir string }
+type fileStore struct {
+	dir string
+	fs  fsx.FS
+}
 
 var _ Store = (*fileStore)(nil)
 
@@ -156,7 +159,7 @@ func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {
 	var prior []priorPart
 	if old != nil {
 		sent, prior = old.pieces(), old.parts
-		u.journal, err = old.goOn()
+		u.journal, err = old.goOn(s.fs)
 	} else {
 		err = u.begin(ctx)
 	}
@@ -177,7 +180,7 @@ func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {
 	if err != nil {
 		return Object{}, s.fail(ctx, op, r.Key, err)
 	}
-	return o, ignoreAbsent(os.Remove(r.Journal))
+	return o, ignoreAbsent(s.fs.Remove(r.Journal))
 }
 
 // fileUpload is an object that is being written.
@@ -188,7 +191,7 @@ type fileUpload struct {
 	tmp      string // key of the file that it is before
 	partSize int64
 	journal  *journal
-	f        *os.File
+	f        *fsx.File
 	moved    Moved
 }
 
@@ -206,7 +209,7 @@ func (u *fileUpload) begin(ctx context.Context) error {
 	rand.Read(nonce[:])
 	u.tmp = path.Join(path.Dir(u.r.Key), tmpMark+hex.EncodeToString(nonce[:])+"-"+path.Base(u.r.Key))
 	var err error
-	if u.journal, err = createJournal(u.r.Journal, u.head()); err != nil {
+	if u.journal, err = createJournal(u.s.fs, u.r.Journal, u.head()); err != nil {
 		return err
 	}
 	if u.f, err = u.s.create(ctx, u.tmp); err != nil {
@@ -229,7 +232,7 @@ func (u *fileUpload) resume(ctx context.Context) (*earlier, error) {
 	}
 	u.tmp = old.head.UploadID
 	for _, p := range []string{u.s.temporary(u.tmp), u.dst} {
-		if u.f, err = os.OpenFile(p, os.O_RDWR, 0); !errors.Is(err, fs.ErrNotExist) {
+		if u.f, err = u.s.fs.OpenFile(p, os.O_RDWR, 0); !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 	}
@@ -242,7 +245,7 @@ func (u *fileUpload) resume(ctx context.Context) (*earlier, error) {
 	old.finished = u.f.Name() == u.dst
 	for i := range old.parts {
 		p := &old.parts[i]
-		sum, err := crcOf(&contextReader{ctx, io.NewSectionReader(u.f, p.off, p.len)})
+		sum, err := crcOf(&contextReader{ctx, io.NewSectionReader(u.f.OS(), p.off, p.len)})
 		if err != nil {
 			return nil, errors.Join(u.s.fail(ctx, "read back", u.r.Key, err), u.f.Close())
 		}
@@ -281,10 +284,10 @@ func (u *fileUpload) publish(ctx context.Context, size int64, sum uint64) (Objec
 	if err := u.f.Sync(); err != nil {
 		return Object{}, err
 	}
-	if err := compare(ctx, u.f, size, sum); err != nil {
+	if err := compare(ctx, u.f.OS(), size, sum); err != nil {
 		return Object{}, err
 	}
-	o, err := describe(u.f, u.r.Key)
+	o, err := describe(u.f.OS(), u.r.Key)
 	if err == nil && u.f.Name() != u.dst {
 		err = u.s.publish(ctx, u.f.Name(), u.dst)
 	}
@@ -303,9 +306,9 @@ func isTemporary(key string) bool {
 }
 
 // create makes a file that is no object yet, and the directories above it.
-func (s *fileStore) create(ctx context.Context, name string) (*os.File, error) {
+func (s *fileStore) create(ctx context.Context, name string) (*fsx.File, error) {
 	p := s.temporary(name)
-	if err := mkdirs(s.dir); err != nil {
+	if err := s.mkdirs(s.dir); err != nil {
 		return nil, err
 	}
 	// Under the lock, because Delete removes directories that are empty.
@@ -314,10 +317,10 @@ func (s *fileStore) create(ctx context.Context, name string) (*os.File, error) {
 		return nil, err
 	}
 	defer unlock()
-	if err := mkdirs(filepath.Dir(p)); err != nil {
+	if err := s.mkdirs(filepath.Dir(p)); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(p, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return s.fs.OpenFile(p, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 // publish makes a synced file an object.
@@ -327,10 +330,10 @@ func (s *fileStore) publish(ctx context.Context, tmp, p string) error {
 		return err
 	}
 	defer unlock()
-	if err := os.Rename(tmp, p); err != nil {
+	if err := s.fs.Rename(tmp, p); err != nil {
 		return err
 	}
-	return fsx.SyncDir(filepath.Dir(p))
+	return s.fs.SyncDir(filepath.Dir(p))
 }
 
 // compare reads a synced file and compares it with what was written. The kernel
@@ -346,11 +349,11 @@ func compare(ctx context.Context, f *os.File, size int64, sum uint64) error {
 }
 
 // mkdirs makes dir and what is missing above it, durably.
-func mkdirs(dir string) error {
-	err := os.Mkdir(dir, 0o700)
+func (s *fileStore) mkdirs(dir string) error {
+	err := s.fs.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = mkdirs(filepath.Dir(dir)); err == nil {
-			err = os.Mkdir(dir, 0o700)
+		if err = s.mkdirs(filepath.Dir(dir)); err == nil {
+			err = s.fs.Mkdir(dir, 0o700)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {
@@ -359,7 +362,7 @@ func mkdirs(dir string) error {
 	if err != nil {
 		return err
 	}
-	return fsx.SyncDir(filepath.Dir(dir))
+	return s.fs.SyncDir(filepath.Dir(dir))
 }
 
 // lockWait is how long another eddy may hold the lock: it does so for a rename.
@@ -390,11 +393,11 @@ func (s *fileStore) Abandon(ctx context.Context, journal string) error {
 		return err
 	}
 	if err == nil && e.head.Store == s.URL() && isTemporary(e.head.UploadID) {
-		if err := ignoreAbsent(os.Remove(s.temporary(e.head.UploadID))); err != nil {
+		if err := ignoreAbsent(s.fs.Remove(s.temporary(e.head.UploadID))); err != nil {
 			return s.fail(ctx, "remove", e.head.UploadID, err)
 		}
 	}
-	return ignoreAbsent(os.Remove(journal))
+	return ignoreAbsent(s.fs.Remove(journal))
 }
 
 // PutSmall implements Store.
@@ -404,7 +407,7 @@ func (s *fileStore) PutSmall(ctx context.Context, key string, content []byte, _ 
 	if err != nil {
 		return Object{}, err
 	}
-	if err := mkdirs(s.dir); err != nil {
+	if err := s.mkdirs(s.dir); err != nil {
 		return Object{}, s.fail(ctx, op, key, err)
 	}
 	unlock, err := s.lock(ctx)
@@ -417,19 +420,19 @@ func (s *fileStore) PutSmall(ctx context.Context, key string, content []byte, _ 
 			return Object{}, err
 		}
 	}
-	if err := mkdirs(filepath.Dir(p)); err != nil {
+	if err := s.mkdirs(filepath.Dir(p)); err != nil {
 		return Object{}, s.fail(ctx, op, key, err)
 	}
 	// Of those who write this key only one has the lock; what a crash left is
 	// written over.
 	tmp := filepath.Join(filepath.Dir(p), tmpMark+filepath.Base(p))
-	if err := writeSynced(tmp, content); err != nil {
-		return Object{}, s.fail(ctx, op, key, errors.Join(err, ignoreAbsent(os.Remove(tmp))))
+	if err := s.writeSynced(tmp, content); err != nil {
+		return Object{}, s.fail(ctx, op, key, errors.Join(err, ignoreAbsent(s.fs.Remove(tmp))))
 	}
-	if err := os.Rename(tmp, p); err != nil {
-		return Object{}, s.fail(ctx, op, key, errors.Join(err, ignoreAbsent(os.Remove(tmp))))
+	if err := s.fs.Rename(tmp, p); err != nil {
+		return Object{}, s.fail(ctx, op, key, errors.Join(err, ignoreAbsent(s.fs.Remove(tmp))))
 	}
-	if err := fsx.SyncDir(filepath.Dir(p)); err != nil {
+	if err := s.fs.SyncDir(filepath.Dir(p)); err != nil {
 		return Object{}, s.fail(ctx, op, key, err)
 	}
 	f, o, err := s.object(ctx, op, key)
@@ -460,8 +463,8 @@ func (s *fileStore) allows(ctx context.Context, c Condition, key string) error {
 	}
 }
 
-func writeSynced(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+func (s *fileStore) writeSynced(path string, content []byte) error {
+	f, err := s.fs.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -495,7 +498,7 @@ func (s *fileStore) Delete(ctx context.Context, keys ...string) error {
 			return s.fail(ctx, op, key, context.Cause(ctx))
 		}
 		// A directory, or what would lie below an object, is no object.
-		err = unix.Unlink(p)
+		err = s.fs.Unlink(p)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) && !errors.Is(err, syscall.EISDIR) {
 			return s.fail(ctx, op, key, err)
 		}
@@ -503,10 +506,10 @@ func (s *fileStore) Delete(ctx context.Context, keys ...string) error {
 	}
 	for dir := range dirs {
 		// Up to the first that is not empty, or to the store itself.
-		for dir != s.dir && (unix.Rmdir(dir) == nil || !exists(dir)) {
+		for dir != s.dir && (s.fs.Rmdir(dir) == nil || !exists(dir)) {
 			dir = filepath.Dir(dir)
 		}
-		if err := fsx.SyncDir(dir); err != nil {
+		if err := s.fs.SyncDir(dir); err != nil {
 			return s.fail(ctx, op, dir, err)
 		}
 	}

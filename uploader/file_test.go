@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -151,7 +152,7 @@ func TestFileStoreAbandonRemovesNoObject(t *testing.T) {
 	mustPutSmall(t, s, "a/k", "x", Condition{})
 	for _, id := range []string{"a/k", "../x", "/etc/passwd", "a/.tmp-none"} {
 		path := filepath.Join(t.TempDir(), "journal")
-		j, err := createJournal(path, journalHead{Store: s.URL(), Key: "a/k", UploadID: id, PartSize: 1})
+		j, err := createJournal(fsx.FS{}, path, journalHead{Store: s.URL(), Key: "a/k", UploadID: id, PartSize: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,8 +14,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/eddy-backup/eddy/internal/crc"
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
@@ -96,19 +94,19 @@ func lineOf(p part) journalPart {
 // what was done. The uploads of a probe have none: nil.
 type journal struct {
 	mu sync.Mutex // parts are acknowledged while others are noted
-	f  *os.File
+	f  *fsx.File
 }
 
 // createJournal begins a journal; path must not exist.
-func createJournal(path string, h journalHead) (*journal, error) {
+func createJournal(fsys fsx.FS, path string, h journalHead) (*journal, error) {
 	h.Format, h.MinReader = journalFormat, journalFormat
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	f, err := fsys.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("upload journal: %w", err)
 	}
 	j := &journal{f: f}
-	if err := errors.Join(j.append(h), fsx.SyncDir(filepath.Dir(path))); err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	if err := errors.Join(j.append(h), fsys.SyncDir(filepath.Dir(path))); err != nil {
+		return nil, errors.Join(err, f.Close(), fsys.Remove(path))
 	}
 	return j, nil
 }
@@ -118,8 +116,8 @@ func (j *journal) append(v any) error {
 	if err := j.say(v); err != nil || j == nil {
 		return err
 	}
-	if err := unix.Fdatasync(int(j.f.Fd())); err != nil {
-		return fmt.Errorf("upload journal: sync %s: %w", j.f.Name(), err)
+	if err := j.f.SyncData(); err != nil {
+		return fmt.Errorf("upload journal: %w", err)
 	}
 	return nil
 }
@@ -179,8 +177,8 @@ func readJournal(path string) (*earlier, error) {
 }
 
 // goOn opens the journal behind its last whole line.
-func (e *earlier) goOn() (*journal, error) {
-	f, err := os.OpenFile(e.path, os.O_WRONLY|os.O_APPEND, 0)
+func (e *earlier) goOn(fsys fsx.FS) (*journal, error) {
+	f, err := fsys.OpenFile(e.path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return nil, fmt.Errorf("upload journal: %w", err)
 	}

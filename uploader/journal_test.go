@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -52,7 +53,7 @@ var exported = cmp.AllowUnexported(earlier{}, priorPart{})
 func writeJournal(t testing.TB) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "journal")
-	j, err := createJournal(path, testHead)
+	j, err := createJournal(fsx.FS{}, path, testHead)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func writeJournal(t testing.TB) []byte {
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
-	if _, err := createJournal(path, testHead); !errors.Is(err, fs.ErrExist) {
+	if _, err := createJournal(fsx.FS{}, path, testHead); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over another journal: %v, want ErrExist", err)
 	}
 	return b
@@ -130,7 +131,7 @@ func TestTornJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := e.goOn()
+	j, err := e.goOn(fsx.FS{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"os"
 	"path"
 	"sync"
 	"sync/atomic"
@@ -36,7 +35,7 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 	sent := iter.Seq2[Sent, error](func(func(Sent, error) bool) {})
 	if old != nil {
 		u.id, sent = old.head.UploadID, old.pieces()
-		u.journal, err = old.goOn()
+		u.journal, err = old.goOn(s.c.FS)
 	} else {
 		err = u.begin(ctx)
 	}
@@ -61,7 +60,7 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 	if err != nil {
 		return Object{}, err
 	}
-	return o, ignoreAbsent(os.Remove(r.Journal))
+	return o, ignoreAbsent(s.c.FS.Remove(r.Journal))
 }
 
 // upload is one multipart upload.
@@ -105,7 +104,7 @@ func (u *upload) begin(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if u.journal, err = createJournal(u.r.Journal, u.head()); err != nil {
+	if u.journal, err = createJournal(u.s.c.FS, u.r.Journal, u.head()); err != nil {
 		// Nobody else knows of this upload.
 		return errors.Join(err, u.s.abort(context.WithoutCancel(ctx), u.r.Key, u.id))
 	}
@@ -399,7 +398,7 @@ func (s *s3Store) Abandon(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	return ignoreAbsent(os.Remove(path))
+	return ignoreAbsent(s.c.FS.Remove(path))
 }
 
 func (s *s3Store) abort(ctx context.Context, key, id string) error {

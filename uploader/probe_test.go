@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/eddy-backup/eddy/internal/check"
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/s3fake"
 )
@@ -107,7 +108,7 @@ func TestEveryKindOfStore(t *testing.T) {
 
 			// Another process, which has only the file.
 			file := filepath.Join(t.TempDir(), "store.json")
-			if err := caps.Save(file); err != nil {
+			if err := caps.Save(fsx.FS{}, file); err != nil {
 				t.Fatal(err)
 			}
 			before := map[string]int{}
@@ -262,7 +263,7 @@ func TestRecall(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "store.json")
 	save := func(c Caps) {
 		t.Helper()
-		if err := c.Save(file); err != nil {
+		if err := c.Save(fsx.FS{}, file); err != nil {
 			t.Fatal(err)
 		}
 	}

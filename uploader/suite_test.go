@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/eddy-backup/eddy/internal/crc"
+	"github.com/eddy-backup/eddy/internal/fsx"
 )
 
 // suite is what every Store must do. open gives an empty store each time; many
@@ -326,7 +327,7 @@ func testOldJournal(t *testing.T, s Store) {
 		t.Errorf("%d bytes came back, %v", len(got), err)
 	}
 	// The journal of an upload that is done, or gone, harms nothing.
-	j, err := createJournal(r.Journal, old.head)
+	j, err := createJournal(fsx.FS{}, r.Journal, old.head)
 	if err != nil {
 		t.Fatal(err)
 	}

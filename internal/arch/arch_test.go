@@ -16,7 +16,7 @@ func TestHouse(t *testing.T) {
 	if len(files) < 10 {
 		t.Fatalf("only %d Go files found", len(files))
 	}
-	for _, v := range (checker{module, leaves, table, homes, testOnly}).check(files) {
+	for _, v := range (checker{module, leaves, table, homes, testOnly, effects}).check(files) {
 		t.Error(v)
 	}
 }
@@ -94,11 +94,12 @@ func TestPlantedViolations(t *testing.T) {
 		},
 		homes:    map[string][]string{"example.org/yaml": {"high"}},
 		testOnly: []string{"example.org/rapid"},
+		effects:  []string{"low"},
 	}
 	sound := map[string]string{
 		"leaf/leaf.go":      "// Package leaf is one.\npackage leaf\nimport _ \"os\"\n",
 		"low/low.go":        "// Package low is one.\npackage low\nimport (\"fmt\"; _ \"m/leaf\"; _ \"netx\")\nvar _ = fmt.Sprint()\n",
-		"low/more.go":       "package low\n",
+		"low/more.go":       "package low\nimport \"os\"\nfunc h(f fs) { f.Remove(os.Args[0]); f.OpenFile(\"x\", os.O_WRONLY|os.O_CREATE, 0); os.OpenFile(\"x\", os.O_RDONLY, 0) }\n",
 		"low/low_test.go":   "package low\nimport (_ \"net/http\"; _ \"example.org/rapid\"; _ \"m/high\")\nfunc init() {}\n",
 		"high/high.go":      "// Package high is one.\npackage high\nimport (_ \"m/low\"; _ \"m/leaf\"; _ \"net\"; _ \"example.org/yaml/v3\")\n",
 		"tree/tree.go":      "// Package tree is one.\npackage tree\nimport _ \"m/low\"\n",
@@ -126,6 +127,8 @@ func TestPlantedViolations(t *testing.T) {
 		{"high/x.go", "package high\nimport \"context\"\nvar c = context.TODO()\n", "high/x.go:3:9: context.TODO: take the caller's context"},
 		{"high/x.go", "package high\nimport \"os\"\nfunc g() { os.Exit(1) }\n", "high/x.go:3:12: os.Exit: return an error, the command exits"},
 		{"high/x.go", "package high\nfunc init() {}\n", "high/x.go:2:1: func init: nothing happens by being imported"},
+		{"low/x.go", "package low\nimport \"os\"\nfunc g() { os.Remove(\"x\") }\n", "low/x.go:3:12: os.Remove: change files by an fsx.FS"},
+		{"low/x.go", "package low\nimport \"os\"\nfunc g() { os.OpenFile(\"x\", os.O_RDONLY|os.O_CREATE, 0) }\n", "low/x.go:3:41: os.O_CREATE: change files by an fsx.FS"},
 		{"new/x.go", "// Package new is one.\npackage new\n", "new/x.go: package new is not in the table"},
 		{"tree/bare/x.go", "package bare\n", "tree/bare: no package comment"},
 		{"tree/bare/x.go", "// Something else.\npackage bare\n", "tree/bare: no package comment"},

@@ -19,6 +19,7 @@ type checker struct {
 	table    []row
 	homes    map[string][]string
 	testOnly []string
+	effects  []string // packages that change files by an fsx.FS only
 }
 
 // check returns every violation in files, a map from a path relative to the
@@ -51,6 +52,9 @@ func (c checker) check(files map[string]string) []string {
 			}
 		}
 		out = append(out, habits(f, pkg, at)...)
+		if slices.Contains(c.effects, pkg) {
+			out = append(out, changes(f, at)...)
+		}
 	}
 	for _, pkg := range sortedKeys(documented) {
 		if !documented[pkg] {
@@ -125,15 +129,7 @@ func isPackageComment(f *ast.File) bool {
 // function, a context out of nowhere; and outside of cmd, printing and exiting.
 func habits(f *ast.File, pkg string, at func(ast.Node) string) []string {
 	var out []string
-	names := map[string]string{} // of imports in this file
-	for _, spec := range f.Imports {
-		imp, _ := strconv.Unquote(spec.Path.Value)
-		name := path.Base(imp)
-		if spec.Name != nil {
-			name = spec.Name.Name
-		}
-		names[name] = imp
-	}
+	names := importNames(f)
 	ast.Inspect(f, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.FuncDecl:
@@ -156,6 +152,62 @@ func habits(f *ast.File, pkg string, at func(ast.Node) string) []string {
 					out = append(out, at(n)+": "+what+": return an error, the command exits")
 				}
 			}
+		}
+		return true
+	})
+	return out
+}
+
+// importNames are the packages by the names that they have in a file.
+func importNames(f *ast.File) map[string]string {
+	names := map[string]string{}
+	for _, spec := range f.Imports {
+		imp, _ := strconv.Unquote(spec.Path.Value)
+		name := path.Base(imp)
+		if spec.Name != nil {
+			name = spec.Name.Name
+		}
+		names[name] = imp
+	}
+	return names
+}
+
+// changing are the functions that change files past an fsx.FS.
+var changing = map[string][]string{
+	"os": {
+		"Chmod", "Chown", "Chtimes", "CopyFS", "Create", "CreateTemp", "Lchown", "Link", "Mkdir", "MkdirAll", "MkdirTemp",
+		"OpenRoot", "Remove", "RemoveAll", "Rename", "Symlink", "Truncate", "WriteFile",
+		"O_APPEND", "O_CREATE", "O_RDWR", "O_TRUNC", "O_WRONLY",
+	},
+	"golang.org/x/sys/unix":  {"Fdatasync", "Fsync", "Link", "Linkat", "Mkdir", "Mkdirat", "Open", "Openat", "Rename", "Renameat", "Renameat2", "Rmdir", "Symlink", "Syncfs", "Unlink", "Unlinkat"},
+	module + "/internal/fsx": {"Clone", "Copy", "SyncDir", "WriteFileAtomic", "WriteFileLike", "WriteFileOwned"},
+}
+
+// changes finds what a crash harness would not see. The flags of os.OpenFile are
+// welcome as an argument of an FS's or a Root's.
+func changes(f *ast.File, at func(ast.Node) string) []string {
+	var out []string
+	names := importNames(f)
+	flags := map[ast.Node]bool{} // arguments of a method that sees its effect
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			sel, ok := n.Fun.(*ast.SelectorExpr)
+			if !ok || sel.Sel.Name != "OpenFile" {
+				return true
+			}
+			if x, ok := sel.X.(*ast.Ident); ok && names[x.Name] == "os" {
+				return true
+			}
+			for _, a := range n.Args {
+				ast.Inspect(a, func(n ast.Node) bool { flags[n] = true; return true })
+			}
+		case *ast.SelectorExpr:
+			x, ok := n.X.(*ast.Ident)
+			if !ok || flags[n] || !slices.Contains(changing[names[x.Name]], n.Sel.Name) {
+				return true
+			}
+			out = append(out, at(n)+": "+x.Name+"."+n.Sel.Name+": change files by an fsx.FS")
 		}
 		return true
 	})

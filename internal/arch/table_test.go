@@ -77,6 +77,10 @@ var testOnly = []string{
 	"github.com/prometheus/common", "github.com/rogpeppe/go-internal", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/stretchr/testify",
 }
 
+// effects are the packages that change files by an fsx.FS only, so that a crash
+// can be played at every change.
+var effects = []string{"snapshot", "internal/job", "uploader"}
+
 func join(lists ...[]string) []string {
 	var out []string
 	for _, l := range lists {

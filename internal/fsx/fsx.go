@@ -27,56 +27,63 @@ import (
 // or the whole new content is there: temporary name in the same directory, fsync
 // of the file, rename, fsync of the directory.
 func WriteFileAtomic(path string, data []byte, perm fs.FileMode) error {
-	return writeFile(path, data, func(f *os.File) error { return f.Chmod(perm) })
+	return FS{}.WriteFileAtomic(path, data, perm)
+}
+
+// WriteFileAtomic is the function of that name.
+func (f FS) WriteFileAtomic(path string, data []byte, perm fs.FileMode) error {
+	return f.writeFile(path, data, func(f *File) error { return f.Chmod(perm) })
 }
 
 // WriteFileLike is WriteFileAtomic with the mode and the owner of like, which
 // comes from os.Stat. It fails where the file cannot be given to that owner.
 func WriteFileLike(path string, data []byte, like fs.FileInfo) error {
 	st := like.Sys().(*syscall.Stat_t)
-	return writeFile(path, data, func(f *os.File) error {
+	return FS{}.writeFile(path, data, func(f *File) error {
 		return errors.Join(f.Chown(int(st.Uid), int(st.Gid)), f.Chmod(like.Mode().Perm()))
 	})
 }
 
 // WriteFileOwned is WriteFileAtomic for a file of another user.
 func WriteFileOwned(path string, data []byte, perm fs.FileMode, uid, gid int) error {
-	return writeFile(path, data, func(f *os.File) error { return errors.Join(f.Chown(uid, gid), f.Chmod(perm)) })
+	return FS{}.writeFile(path, data, func(f *File) error { return errors.Join(f.Chown(uid, gid), f.Chmod(perm)) })
 }
 
 // writeFile writes beside path, lets prepare set the rights, and renames.
-func writeFile(path string, data []byte, prepare func(*os.File) error) (err error) {
+func (f FS) writeFile(path string, data []byte, prepare func(*File) error) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
+	tmp, err := f.CreateTemp(dir, "."+filepath.Base(path)+".tmp-")
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, ignoreNotExist(os.Remove(f.Name())))
+			err = errors.Join(err, ignoreNotExist(f.Remove(tmp.Name())))
 		}
 	}()
-	_, err = f.Write(data)
+	_, err = tmp.Write(data)
 	if err == nil {
-		err = prepare(f)
+		err = prepare(tmp)
 	}
 	if err == nil {
-		err = f.Sync()
+		err = tmp.Sync()
 	}
-	if cerr := f.Close(); err == nil {
+	if cerr := tmp.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
+	if err = f.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
-	return SyncDir(dir)
+	return f.SyncDir(dir)
 }
 
 // SyncDir makes renames, creations and removals in dir durable.
-func SyncDir(dir string) error {
+func SyncDir(dir string) error { return FS{}.SyncDir(dir) }
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -91,9 +98,7 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// SyncFS flushes the whole filesystem that holds path (syncfs(2)). It is what
-// makes a stage of many links durable with one call.
-func SyncFS(path string) error {
+func syncFS(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -216,18 +221,27 @@ func copyRanges(ctx context.Context, out, in *os.File, size int64) (n int64, err
 
 // CloneOrCopy clones where the filesystem can and copies where it cannot; cloned
 // tells which it was, n the bytes read by a copy.
-func CloneOrCopy(ctx context.Context, src, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
+func (f FS) CloneOrCopy(ctx context.Context, src, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
 	in, err := os.Open(src)
 	if err != nil {
 		return false, 0, err
 	}
 	defer in.Close()
-	return CloneOrCopyFrom(ctx, in, dst, perm)
+	return f.CloneOrCopyFrom(ctx, in, dst, perm)
 }
 
 // CloneOrCopyFrom is CloneOrCopy from a file that the caller has opened, and so
 // can ask before and after whether it is still the same.
-func CloneOrCopyFrom(ctx context.Context, in *os.File, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
+func (f FS) CloneOrCopyFrom(ctx context.Context, in *os.File, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
+	e := Effect{Kind: KindCopy, Path: in.Name(), To: dst, Half: func() error { return copyHalf(in, dst, perm) }}
+	err = f.do(e, func() error {
+		cloned, n, err = cloneOrCopyFrom(ctx, in, dst, perm)
+		return err
+	})
+	return cloned, n, err
+}
+
+func cloneOrCopyFrom(ctx context.Context, in *os.File, dst string, perm fs.FileMode) (cloned bool, n int64, err error) {
 	err = cloneTo(in, dst, perm)
 	if err == nil {
 		return true, 0, nil
@@ -237,6 +251,18 @@ func CloneOrCopyFrom(ctx context.Context, in *os.File, dst string, perm fs.FileM
 	}
 	n, err = copyTo(ctx, in, dst, perm)
 	return false, n, err
+}
+
+// copyHalf leaves what a crash in the middle of a copy does.
+func copyHalf(in *os.File, dst string, perm fs.FileMode) error {
+	st, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	return into(dst, perm, func(out *os.File) error {
+		_, err := io.Copy(out, io.NewSectionReader(in, 0, st.Size()/2))
+		return err
+	})
 }
 
 // FreeBytes returns what an unprivileged process may still write to the

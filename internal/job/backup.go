@@ -201,7 +201,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		return sum, errors.Join(err, b.Workdir.leave())
 	}
 
-	stage, err := snapshot.CreateStage(id, roots)
+	stage, err := snapshot.CreateStage(b.Workdir.FS, id, roots)
 	if err != nil {
 		err = fmt.Errorf("%w: %w", observer.ErrNotFit, err)
 	}
@@ -401,7 +401,7 @@ func (b *Backup) sweep(ctx context.Context, roots []snapshot.Root) error {
 	if err != nil {
 		return err
 	}
-	if err := snapshot.SweepStages(roots, ""); err != nil {
+	if err := snapshot.SweepStages(b.Workdir.FS, roots, ""); err != nil {
 		return fmt.Errorf("remove the stage of an earlier run: %w", err)
 	}
 	if err := b.abandonUploads(ctx); err != nil {

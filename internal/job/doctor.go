@@ -66,7 +66,7 @@ func verdict(name string, l check.Level, err error, todo string) check.Finding {
 // guessed.
 func (d *Doctor) links(r snapshot.Root) check.Finding {
 	const name = "links"
-	err := snapshot.TryRoot(uploader.NewID(d.Now(), "doctor"), r)
+	err := snapshot.TryRoot(d.Workdir.FS, uploader.NewID(d.Now(), "doctor"), r)
 	switch {
 	case err == nil:
 		return check.Good(name, "files of "+r.Path+" can be linked into "+filepath.Join(r.Path, snapshot.StageDir))
@@ -139,9 +139,9 @@ func (d *Doctor) workdir() check.Finding {
 		err = fmt.Errorf("%s is no directory", dir)
 	}
 	if err == nil {
-		var f *os.File
-		if f, err = os.CreateTemp(dir, ".doctor-*"); err == nil {
-			err = errors.Join(f.Close(), os.Remove(f.Name()))
+		var f *fsx.File
+		if f, err = d.Workdir.FS.CreateTemp(dir, ".doctor-"); err == nil {
+			err = errors.Join(f.Close(), d.Workdir.FS.Remove(f.Name()))
 		}
 	}
 	if err != nil {
@@ -177,7 +177,7 @@ func (d *Doctor) store(ctx context.Context, show func(check.Finding)) {
 		show(f)
 	}
 	if exists(d.Workdir.Dir) {
-		if err := caps.Save(d.Workdir.path(capsFile)); err != nil {
+		if err := caps.Save(d.Workdir.FS, d.Workdir.path(capsFile)); err != nil {
 			show(verdict("workdir", check.Fail, err, "eddy's user must be able to write there"))
 		}
 	}

@@ -98,13 +98,14 @@ func (s *State) Holding() bool { return s.State == stateHolding }
 // Workdir is the directory of locks and journals of one replica.
 type Workdir struct {
 	Dir string
+	FS  fsx.FS // makes the changes, here and in whatever a job does
 }
 
 func (w Workdir) path(name string) string { return filepath.Join(w.Dir, name) }
 
 // Prepare makes the directory where there is none.
 func (w Workdir) Prepare() error {
-	if err := os.MkdirAll(w.Dir, 0o700); err != nil {
+	if err := w.FS.MkdirAll(w.Dir, 0o700); err != nil {
 		return hint.Add(fmt.Errorf("workdir: %w", err), "workdir must be a directory that eddy's user may write to; create it, or name another in the configuration")
 	}
 	return nil
@@ -163,7 +164,7 @@ func (w Workdir) write(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return fsx.WriteFileAtomic(w.path(name), append(b, '\n'), 0o600)
+	return w.FS.WriteFileAtomic(w.path(name), append(b, '\n'), 0o600)
 }
 
 func (w Workdir) enter(st *State, word string) error {
@@ -176,7 +177,7 @@ func (w Workdir) enter(st *State, word string) error {
 }
 
 func (w Workdir) leave() error {
-	err := os.Remove(w.path("job.json"))
+	err := w.FS.Remove(w.path("job.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

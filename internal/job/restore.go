@@ -31,6 +31,7 @@ type Restore struct {
 	Owner    *snapshot.Owner // nil: the owner of the target directory or of its nearest parent
 	Events   ui.Sink
 	Now      func() time.Time
+	FS       fsx.FS // makes the changes
 }
 
 // ErrNotEmpty: the target of a restore holds something already.
@@ -72,7 +73,7 @@ func (r *Restore) Run(ctx context.Context) (Restored, error) {
 	}
 	r.Events.Emit(Phase{ID: m.ID, Phase: "found", Text: fmt.Sprintf("%s: %s at height %d, made by %s of %s", m.ID, m.Cluster, m.Position.Index, m.Versions.Eddy, versionOf(m))})
 
-	target, err := claimTarget(into)
+	target, err := claimTarget(r.FS, into)
 	if err != nil {
 		return Restored{}, err
 	}
@@ -92,7 +93,7 @@ func (r *Restore) Run(ctx context.Context) (Restored, error) {
 		}
 	}
 	rep, err := snapshot.Extract(ctx, vols, snapshot.ExtractOptions{
-		Dir: target.work, Only: r.Only, Owner: owner, Preflight: true,
+		FS: r.FS, Dir: target.work, Only: r.Only, Owner: owner, Preflight: true,
 		Progress: func(done, total int64) { r.Events.Emit(ui.Progress{What: "restore", Done: done, Total: total}) },
 	})
 	if err != nil {
@@ -179,6 +180,7 @@ func ownerName(uid, gid int) string {
 
 // target is a directory that a restore may fill.
 type target struct {
+	fs        fsx.FS
 	dir, work string
 	made      bool
 	lock      *fsx.Lock
@@ -186,12 +188,12 @@ type target struct {
 
 // claimTarget makes dir where it is absent and refuses it where anything but the
 // leavings of a killed restore is in it; those are removed.
-func claimTarget(dir string) (*target, error) {
-	t := &target{dir: dir, work: filepath.Join(dir, workName, "restore")}
+func claimTarget(fsys fsx.FS, dir string) (*target, error) {
+	t := &target{fs: fsys, dir: dir, work: filepath.Join(dir, workName, "restore")}
 	names, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := makeLike(dir); err != nil {
+		if err := makeLike(fsys, dir); err != nil {
 			return nil, hint.Add(fmt.Errorf("make the target: %w", err), "name a directory that eddy's user may create")
 		}
 		t.made = true
@@ -210,16 +212,16 @@ func claimTarget(dir string) (*target, error) {
 			}
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(dir, workName), 0o700); err != nil {
+	if err := fsys.MkdirAll(filepath.Join(dir, workName), 0o700); err != nil {
 		return nil, err
 	}
 	if t.lock, err = fsx.TryLock(filepath.Join(dir, workName, "restore.lock")); err != nil {
 		return nil, hint.Add(err, "another restore fills this directory")
 	}
-	if err := os.RemoveAll(t.work); err != nil {
+	if err := fsys.RemoveAll(t.work); err != nil {
 		return nil, errors.Join(err, t.lock.Unlock())
 	}
-	if err := os.Mkdir(t.work, 0o700); err != nil {
+	if err := fsys.Mkdir(t.work, 0o700); err != nil {
 		return nil, errors.Join(err, t.lock.Unlock())
 	}
 	return t, nil
@@ -227,14 +229,14 @@ func claimTarget(dir string) (*target, error) {
 
 // makeLike makes dir and its missing parents, owned like the nearest parent that
 // exists: what root restores below gaia's home is gaia's.
-func makeLike(dir string) error {
+func makeLike(fsys fsx.FS, dir string) error {
 	parent := filepath.Dir(dir)
 	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
-		if err := makeLike(parent); err != nil {
+		if err := makeLike(fsys, parent); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := fsys.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
 	st, err := os.Stat(parent)
@@ -242,7 +244,7 @@ func makeLike(dir string) error {
 		return err
 	}
 	sys := st.Sys().(*syscall.Stat_t)
-	return os.Chown(dir, int(sys.Uid), int(sys.Gid))
+	return fsys.Chown(dir, int(sys.Uid), int(sys.Gid))
 }
 
 // commit moves what was extracted into place. Everything is right by now, so a
@@ -254,20 +256,20 @@ func (t *target) commit() error {
 		return err
 	}
 	for _, n := range names {
-		if err := os.Rename(filepath.Join(t.work, n.Name()), filepath.Join(t.dir, n.Name())); err != nil {
+		if err := t.fs.Rename(filepath.Join(t.work, n.Name()), filepath.Join(t.dir, n.Name())); err != nil {
 			return fmt.Errorf("move the restored files into place: %w", err)
 		}
 	}
-	if err := os.RemoveAll(filepath.Join(t.dir, workName)); err != nil {
+	if err := t.fs.RemoveAll(filepath.Join(t.dir, workName)); err != nil {
 		return err
 	}
-	return fsx.SyncDir(t.dir)
+	return t.fs.SyncDir(t.dir)
 }
 
 func (t *target) abandon() error {
-	err := os.RemoveAll(filepath.Join(t.dir, workName))
+	err := t.fs.RemoveAll(filepath.Join(t.dir, workName))
 	if t.made {
-		err = errors.Join(err, os.Remove(t.dir))
+		err = errors.Join(err, t.fs.Remove(t.dir))
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/snapshot"
@@ -41,11 +42,11 @@ func (s *sender) run(ctx context.Context) (err error) {
 		return err
 	}
 	// The list of hashes grows with the number of files, so it is spooled.
-	spool, err := os.CreateTemp(b.Workdir.Dir, "sums-*.zst")
+	spool, err := b.Workdir.FS.CreateTemp(b.Workdir.Dir, "sums-*.zst")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, spool.Close(), os.Remove(spool.Name())) }()
+	defer func() { err = errors.Join(err, spool.Close(), b.Workdir.FS.Remove(spool.Name())) }()
 	sums, err := zstd.NewWriter(spool, zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return err
@@ -181,7 +182,7 @@ func known(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[snapshot.Known, error
 	}
 }
 
-func (s *sender) putSums(ctx context.Context, spool *os.File, m *uploader.Manifest) error {
+func (s *sender) putSums(ctx context.Context, spool *fsx.File, m *uploader.Manifest) error {
 	body, err := os.ReadFile(spool.Name())
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ func (b *Backup) steer(ctx context.Context) error {
 		if caps, err = b.Catalog.Probe(ctx); err != nil {
 			return err
 		}
-		if err := caps.Save(file); err != nil {
+		if err := caps.Save(b.Workdir.FS, file); err != nil {
 			return err
 		}
 	}

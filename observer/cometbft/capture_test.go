@@ -17,6 +17,7 @@ import (
 	dbm "github.com/cometbft/cometbft-db"
 	"go.etcd.io/bbolt"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/snapshot"
 )
@@ -86,7 +87,7 @@ func TestStageStandsStillWhileTheNodeGoesOn(t *testing.T) {
 			if len(l.Databases) != 1 || l.Databases[0].Engine != engine {
 				t.Fatalf("databases %+v", l.Databases)
 			}
-			st, err := snapshot.CreateStage(testID, l.Roots)
+			st, err := snapshot.CreateStage(fsx.FS{}, testID, l.Roots)
 			must(t, err, st.ProbeLinks())
 
 			ctx, stop := context.WithCancel(t.Context())
@@ -177,7 +178,7 @@ func TestBoltFilesAreKnownAndTheirLockIsHeeded(t *testing.T) {
 	must(t, err)
 	l := layoutOf(t, home, nil)
 	same(t, "engines", []string{"bolt"}, l.Engines())
-	st, err := snapshot.CreateStage(testID, l.Roots)
+	st, err := snapshot.CreateStage(fsx.FS{}, testID, l.Roots)
 	must(t, err)
 	must(t, l.Prepare(t.Context(), st))
 	if err := l.Capture(t.Context(), st); !errors.Is(err, ErrInUse) {
@@ -199,7 +200,7 @@ func TestFilesThatComeAndGo(t *testing.T) {
 	home := t.TempDir()
 	put(t, home, level("data/state.db"))
 	l := layoutOf(t, home, nil)
-	st, err := snapshot.CreateStage(testID, l.Roots)
+	st, err := snapshot.CreateStage(fsx.FS{}, testID, l.Roots)
 	must(t, err)
 
 	// While the node runs tables vanish at any moment, whole databases too.
@@ -246,7 +247,7 @@ func TestCaptureEndsWithItsContext(t *testing.T) {
 	home := t.TempDir()
 	put(t, home, level("data/state.db"))
 	l := layoutOf(t, home, nil)
-	st, err := snapshot.CreateStage(testID, l.Roots)
+	st, err := snapshot.CreateStage(fsx.FS{}, testID, l.Roots)
 	must(t, err)
 	for name, f := range map[string]func(context.Context, *snapshot.Stage) error{"prepare": l.Prepare, "capture": l.Capture} {
 		if err := f(canceled(), st); !errors.Is(err, context.Canceled) {

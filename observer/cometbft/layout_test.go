@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/snapshot"
@@ -56,7 +57,7 @@ func layoutOf(t testing.TB, home string, roots map[string]string, include ...str
 // says of it is held against what then was taken.
 func staged(t testing.TB, l Layout) *snapshot.Stage {
 	t.Helper()
-	st, err := snapshot.CreateStage(testID, l.Roots)
+	st, err := snapshot.CreateStage(fsx.FS{}, testID, l.Roots)
 	must(t, err)
 	survey, err := l.Survey(t.Context())
 	must(t, err, l.Prepare(t.Context(), st), l.Capture(t.Context(), st), st.Seal(t.Context()))
@@ -332,7 +333,7 @@ func TestSymlinks(t *testing.T) {
 	}
 	st = staged(t, l)
 	must(t, st.Remove(), os.Symlink(far+"/big", far+"/all/late"))
-	st, err := snapshot.CreateStage(testID, l.Roots)
+	st, err := snapshot.CreateStage(fsx.FS{}, testID, l.Roots)
 	must(t, err)
 	if err := l.Capture(t.Context(), st); err == nil || hint.Of(err) == "" {
 		t.Errorf("a symlink that came late was captured: %v", err)

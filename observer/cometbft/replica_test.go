@@ -9,6 +9,7 @@ import (
 
 	dbm "github.com/cometbft/cometbft-db"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/snapshot"
 )
@@ -41,7 +42,7 @@ func TestLostHoldEndsTheCapture(t *testing.T) {
 	must(t, err)
 	roots, err := r.Roots(t.Context())
 	must(t, err)
-	st, err := snapshot.CreateStage("20261120T235500Z-auto-00105a", roots)
+	st, err := snapshot.CreateStage(fsx.FS{}, "20261120T235500Z-auto-00105a", roots)
 	must(t, err)
 	release, err := r.Hold(t.Context(), st)
 	must(t, err)
