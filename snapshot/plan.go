@@ -173,20 +173,24 @@ func (p *Plan) Next(ctx context.Context) (*Volume, error) {
 }
 
 // Skip passes over the next volume, which is complete: nothing of it is read.
-// carry is its VolumeResult.Carry.
-func (p *Plan) Skip(ctx context.Context, carry []byte) error {
+// carry is its VolumeResult.Carry; of the last that is passed over it is needed.
+// It returns the bytes of the tar stream in it.
+func (p *Plan) Skip(ctx context.Context, carry []byte) (int64, error) {
 	v, err := p.Next(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var last framePlan
 	for i := range v.size.frames {
 		if last, err = v.frame(i); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	v.done = true
-	return p.reader.goOn(last, carry)
+	if carry != nil {
+		err = p.reader.goOn(last, carry)
+	}
+	return v.size.plan, err
 }
 
 // Close frees what the plan holds of its source. It is called on every path.

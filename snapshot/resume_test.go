@@ -142,7 +142,7 @@ func goOn(t *testing.T, st *Stage, o PlanOptions, all []made, at, n int) (volume
 	}
 	defer p.Close()
 	for i := range at {
-		if err := p.Skip(t.Context(), all[i].result.Carry); err != nil {
+		if _, err := p.Skip(t.Context(), all[i].result.Carry); err != nil {
 			t.Fatal(err)
 		}
 		volumes = append(volumes, all[i].whole())

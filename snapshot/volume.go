@@ -320,6 +320,9 @@ func (r *reader) piece(p piecePlan, buf []byte, w *work) (string, error) {
 			return "", err
 		}
 	}
+	if r.file == nil {
+		return "", errOtherFrames
+	}
 	if _, err := io.ReadFull(r.file, buf); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = errors.New("it shrank in the stage")

@@ -38,6 +38,7 @@ type Manifest struct {
 	Pruning     string    `json:"pruning,omitempty"`
 	Indexer     string    `json:"indexer,omitempty"`
 	Sizes       Sizes     `json:"sizes"`
+	Runs        []Worked  `json:"runs,omitempty"` // more than one where an upload was gone on with
 	Times       Times     `json:"times"`
 	HeldSeconds float64   `json:"held_seconds"`
 	Volumes     []Volume  `json:"volumes"`
@@ -76,8 +77,17 @@ type Position struct {
 	Consistency string    `json:"consistency"`
 }
 
+// Worked is what one run did for a backup. Of a run that was killed only what the
+// next one could keep is known.
+type Worked struct {
+	Begun time.Time `json:"begun"`
+	Eddy  string    `json:"eddy"`
+	Read  int64     `json:"read"` // bytes of the source
+	Sent  int64     `json:"sent"` // bytes of parts, each once
+}
+
 // Sizes in bytes: of the source, read from it, sent, copied inside the bucket,
-// and stored.
+// and stored. Read and sent are the sums of all runs.
 type Sizes struct {
 	Source int64 `json:"source"`
 	Read   int64 `json:"read"`

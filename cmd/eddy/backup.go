@@ -16,7 +16,7 @@ import (
 
 func (a *app) backupCommand() *cobra.Command {
 	var label string
-	var newIncarnation, dryRun bool
+	var newIncarnation, dryRun, fresh bool
 	c := &cobra.Command{
 		Use: "backup", Short: "make one backup now and wait for it", Args: cobra.NoArgs,
 		Example: "  eddy backup\n  eddy backup --label before-v18\n  eddy backup --dry-run",
@@ -40,12 +40,13 @@ func (a *app) backupCommand() *cobra.Command {
 			if err != nil {
 				return t.notBegun(cmd.Context(), err)
 			}
-			b.NewIncarn = newIncarnation
+			b.NewIncarn, b.Fresh = newIncarnation, fresh
 			return a.makeBackup(cmd.Context(), b, t)
 		},
 	}
 	c.Flags().StringVar(&label, "label", "auto", "a word of your own for this backup")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and stop and write nothing")
+	c.Flags().BoolVar(&fresh, "fresh", false, "remove what an earlier run has sent instead of going on with it")
 	c.Flags().BoolVar(&newIncarnation, "new-incarnation", false, "accept that this cluster's history began anew (another genesis)")
 	return c
 }

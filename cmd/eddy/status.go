@@ -21,9 +21,11 @@ import (
 type status struct {
 	Running *job.State      `json:"running,omitempty"`
 	Hold    *control.Record `json:"hold,omitempty"`
-	Last    job.Last        `json:"last"`
-	Node    *control.Status `json:"node,omitempty"`
-	NodeErr string          `json:"node_error,omitempty"`
+	// Unfinished is what the next backup goes on with.
+	Unfinished *job.Unfinished `json:"unfinished,omitempty"`
+	Last       job.Last        `json:"last"`
+	Node       *control.Status `json:"node,omitempty"`
+	NodeErr    string          `json:"node_error,omitempty"`
 }
 
 func (status) MessageType() string { return "status" }
@@ -34,6 +36,10 @@ func (s status) Line() string {
 		b.WriteString("no backup is running")
 	} else {
 		fmt.Fprintf(&b, "backup %s: %s, begun %s", s.Running.ID, s.Running.State, s.Running.Started.Local().Format(time.RFC3339))
+	}
+	if u := s.Unfinished; u != nil && s.Running == nil {
+		fmt.Fprintf(&b, "\nunfinished: %s, height %d, held at %s, %d of %d volumes stored; the next backup goes on with it",
+			u.ID, u.Position, u.Held.Local().Format(time.RFC3339), u.Stored, u.Volumes)
 	}
 	switch {
 	case s.NodeErr != "":
@@ -104,6 +110,9 @@ With --check the answer is one line and an exit code in the manner of Nagios:
 func readStatus(ctx context.Context, c *config.Config) (s status, err error) {
 	w := job.Workdir{Dir: c.Workdir}
 	if s.Running, err = w.State(); err != nil {
+		return s, err
+	}
+	if s.Unfinished, err = w.Unfinished(); err != nil {
 		return s, err
 	}
 	if s.Last, err = w.Last(); err != nil {

@@ -54,6 +54,7 @@ type Backup struct {
 	CopyFallback bool
 	WhenBehind   WhenBehind
 	NewIncarn    bool // accept a history that began anew
+	Fresh        bool // go on with no earlier attempt: remove it
 	Level        int
 	VolumeSize   int64 // bytes of plan; 0: the format's default
 	Events       ui.Sink
@@ -167,6 +168,15 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		return sum, err
 	}
 
+	if done, err := b.goOn(ctx, &sum); err != nil {
+		return sum, err
+	} else if done && (sum.label == b.Label) {
+		return sum, nil
+	} else if done {
+		b.phase("", "ready", "%s", sum.Line())
+		sum = Summary{Cluster: b.Cluster}
+	}
+
 	before, err := b.ready(ctx)
 	if b.WhenBehind.Skip && errors.Is(err, observer.ErrBehind) {
 		sum.Outcome, sum.Position = "skipped", before.Position.Index
@@ -196,8 +206,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	if err := b.steer(ctx); err != nil {
 		return sum, errors.Join(err, b.Workdir.leave())
 	}
-	run := uploader.Run{ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: "backup", Host: b.Host}
-	if err := b.Catalog.StartRun(ctx, run); err != nil {
+	if err := b.announce(ctx, id); err != nil {
 		return sum, errors.Join(err, b.Workdir.leave())
 	}
 
@@ -208,13 +217,19 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	if err == nil {
 		err = b.fill(ctx, st, stage, before, &sum)
 	}
+	var s *sender
 	if err == nil {
-		err = b.send(ctx, st, stage, before, &sum)
+		s, err = b.draft(ctx, st, stage, before, &sum)
 	}
-	if err == nil {
-		return sum, errors.Join(stage.Remove(), b.Workdir.leave())
+	if err != nil {
+		return sum, errors.Join(err, b.abandon(ctx, stage, id, err))
 	}
-	return sum, errors.Join(err, b.abandon(ctx, stage, id, err))
+	return sum, b.send(ctx, s, before)
+}
+
+// announce says in the bucket that a backup is being made.
+func (b *Backup) announce(ctx context.Context, id string) error {
+	return b.Catalog.StartRun(ctx, uploader.Run{ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: "backup", Host: b.Host})
 }
 
 // behindEvery is how often a replica that catches up is asked.
@@ -333,9 +348,24 @@ func (b *Backup) hold(ctx context.Context, st *State, stage *snapshot.Stage, sum
 	return nil
 }
 
-// send reads the position, uploads the volumes and commits the manifest while
-// the replica catches up in the background.
-func (b *Backup) send(ctx context.Context, st *State, stage *snapshot.Stage, before observer.State, sum *Summary) (err error) {
+// draft reads the position of a sealed stage and makes of it an attempt, which
+// from then on survives this run.
+func (b *Backup) draft(ctx context.Context, st *State, stage *snapshot.Stage, before observer.State, sum *Summary) (*sender, error) {
+	pos, err := b.Replica.Locate(ctx, stage, before)
+	if err != nil {
+		return nil, mark(ErrStage, err)
+	}
+	sum.Position, sum.Hash = pos.Index, fmt.Sprintf("%X", pos.Hash)
+	b.phase(st.ID, "sealed", "the dump is at height %d", pos.Index)
+	m, err := b.manifest(ctx, st, stage, before, pos, sum)
+	if err != nil {
+		return nil, err
+	}
+	return b.newSender(st, stage, m, sum)
+}
+
+// send ends the attempt while the replica catches up in the background.
+func (b *Backup) send(ctx context.Context, s *sender, before observer.State) (err error) {
 	rejoined := make(chan error, 1)
 	rctx, stopWaiting := context.WithTimeout(ctx, rejoinWait)
 	go func() { rejoined <- b.Replica.Rejoined(rctx, before) }()
@@ -343,7 +373,7 @@ func (b *Backup) send(ctx context.Context, st *State, stage *snapshot.Stage, bef
 		if err != nil {
 			stopWaiting() // the upload failed: do not keep the operator waiting
 		} else {
-			b.phase(st.ID, "rejoin", "waiting until the node follows the chain again")
+			b.phase(s.st.ID, "rejoin", "waiting until the node follows the chain again")
 		}
 		rerr := <-rejoined
 		stopWaiting()
@@ -351,19 +381,10 @@ func (b *Backup) send(ctx context.Context, st *State, stage *snapshot.Stage, bef
 			b.warn("the node was started but has not been seen to follow the chain: "+rerr.Error(), "look at the node's log; the backup itself is complete")
 		}
 	}()
-
-	pos, err := b.Replica.Locate(ctx, stage, before)
-	if err != nil {
-		return mark(ErrStage, err)
-	}
-	sum.Position, sum.Hash = pos.Index, fmt.Sprintf("%X", pos.Hash)
-	b.phase(st.ID, "sealed", "the dump is at height %d", pos.Index)
-
-	sender := &sender{b: b, st: st, stage: stage, before: before, pos: pos, sum: sum}
-	return sender.run(ctx)
+	return b.end(ctx, s)
 }
 
-// abandon takes back a failed attempt: stage, half-sent upload, run record. It
+// abandon takes back a run of which nothing is sent: stage and run record. It
 // reports its own troubles as warnings: they never replace the cause.
 func (b *Backup) abandon(ctx context.Context, stage *snapshot.Stage, id string, cause error) error {
 	ctx, cancel := noteTo(ctx, 20*time.Second)
@@ -372,18 +393,17 @@ func (b *Backup) abandon(ctx context.Context, stage *snapshot.Stage, id string, 
 	if stage != nil {
 		errs = append(errs, stage.Remove())
 	}
-	if uerr := b.abandonUploads(ctx); uerr != nil {
-		b.Events.Emit(Warning{Text: "the half-sent upload could not be removed now: " + uerr.Error(), Hint: "the next run removes it"})
-		return errors.Join(errs...)
-	}
 	if ferr := b.Catalog.FailRun(ctx, id, cause); ferr != nil {
 		b.Events.Emit(Warning{Text: "the failure could not be noted in the bucket: " + ferr.Error()})
 	}
 	return errors.Join(append(errs, b.Workdir.leave())...)
 }
 
+// journals are those of uploads that were not ended.
+func (w Workdir) journals() ([]string, error) { return filepath.Glob(w.path("upload-*.journal")) }
+
 func (b *Backup) abandonUploads(ctx context.Context) error {
-	journals, err := filepath.Glob(b.Workdir.path("upload-*.journal"))
+	journals, err := b.Workdir.journals()
 	if err != nil {
 		return err
 	}
@@ -394,21 +414,35 @@ func (b *Backup) abandonUploads(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sweep removes what a run left that died before it could: its stage, its
-// half-sent upload, its run record. It needs the workdir's lock.
+// sweep removes what a run left that died before there was anything to go on
+// with: its stage and its run record. It needs the workdir's lock.
 func (b *Backup) sweep(ctx context.Context, roots []snapshot.Root) error {
 	st, err := b.Workdir.State()
 	if err != nil {
 		return err
 	}
-	if err := snapshot.SweepStages(b.Workdir.FS, roots, ""); err != nil {
+	a, err := b.Workdir.attempt()
+	if err != nil {
+		return err
+	}
+	keep := ""
+	if a != nil {
+		keep = a.Manifest.ID
+	}
+	if err := snapshot.SweepStages(b.Workdir.FS, roots, keep); err != nil {
 		return fmt.Errorf("remove the stage of an earlier run: %w", err)
 	}
-	if err := b.abandonUploads(ctx); err != nil {
-		return fmt.Errorf("remove the upload of an earlier run: %w", err)
+	if a == nil {
+		if err := b.abandonUploads(ctx); err != nil {
+			return fmt.Errorf("remove the upload of an earlier run: %w", err)
+		}
 	}
 	if st == nil {
 		return nil
+	}
+	if st.ID == keep {
+		b.warn(fmt.Sprintf("backup %s died as it was %s", st.ID, st.State), "")
+		return b.Workdir.leave()
 	}
 	b.warn(fmt.Sprintf("backup %s died as it was %s; what it left is removed", st.ID, st.State), "")
 	if st.Store == b.Store.URL() {

@@ -2,7 +2,6 @@ package job
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/ui"
@@ -40,13 +39,16 @@ func (w Warning) Line() string {
 
 // Summary ends a backup. Sizes in bytes, times in seconds.
 type Summary struct {
-	Outcome      string   `json:"outcome"` // "ready", "unchanged", "skipped"
+	Outcome      string   `json:"outcome"`           // "ready", "unchanged", "skipped"
+	Resumed      bool     `json:"resumed,omitempty"` // an earlier run had begun it
 	ID           string   `json:"id,omitempty"`
 	Cluster      string   `json:"cluster"`
 	Position     uint64   `json:"position"`
 	Hash         string   `json:"hash,omitempty"`
 	Files        int64    `json:"files,omitempty"`
 	SourceBytes  int64    `json:"source_bytes,omitempty"`
+	ReadBytes    int64    `json:"read_bytes,omitempty"` // by this run
+	SentBytes    int64    `json:"sent_bytes,omitempty"` // by this run
 	StoredBytes  int64    `json:"stored_bytes,omitempty"`
 	Volumes      int      `json:"volumes,omitempty"`
 	HeldSeconds  float64  `json:"held_seconds,omitempty"`
@@ -58,6 +60,7 @@ type Summary struct {
 	Warnings     []string `json:"warnings,omitempty"`
 
 	heldAt, releasedAt time.Time
+	label              string
 }
 
 // MessageType implements ui.Event.
@@ -71,11 +74,14 @@ func (s Summary) Line() string {
 	if s.Outcome == "skipped" {
 		return fmt.Sprintf("skipped: %s has not caught up (height %d)", s.Cluster, s.Position)
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "READY %s: %s at height %d, %d files, %s read, %s stored (%s), node held %.2f s, %s in all",
-		s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored,
-		s.HeldSeconds, ui.Duration(time.Duration(s.Seconds*float64(time.Second))))
-	return b.String()
+	took := ui.Duration(time.Duration(s.Seconds * float64(time.Second)))
+	if s.Resumed {
+		return fmt.Sprintf("READY %s: %s at height %d, %d files, %s, %s stored (%s); an earlier run had begun it: %s read and %s sent in %s",
+			s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored,
+			ui.Bytes(s.ReadBytes), ui.Bytes(s.SentBytes), took)
+	}
+	return fmt.Sprintf("READY %s: %s at height %d, %d files, %s read, %s stored (%s), node held %.2f s, %s in all",
+		s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored, s.HeldSeconds, took)
 }
 
 // Restored ends a restore.

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -24,50 +25,80 @@ import (
 // runEvery is how often the run record in the bucket is brought up to date.
 const runEvery = time.Minute
 
-// sender carries one sealed stage into the bucket.
+// sender carries one sealed stage into the bucket, or what is left of it.
 type sender struct {
-	b      *Backup
-	st     *State
-	stage  *snapshot.Stage
-	before observer.State
-	pos    observer.Position
-	sum    *Summary
+	b     *Backup
+	st    *State
+	stage *snapshot.Stage
+	a     *attempt
+	sum   *Summary
 
-	read, total atomic.Int64 // source bytes encoded so far, and in all
+	done, total atomic.Int64 // bytes of the plan, so far and in all
 }
 
+// newSender begins an attempt. It is durable before the first byte is sent.
+func (b *Backup) newSender(st *State, stage *snapshot.Stage, m uploader.Manifest, sum *Summary) (*sender, error) {
+	m.Runs = []uploader.Worked{{Begun: st.Started, Eddy: b.Version}}
+	a := &attempt{
+		Store: b.Store.URL(), Roots: stage.Roots(), Stage: stage.Digest(), VolumeSize: cmp.Or(b.VolumeSize, snapshot.DefaultVolumeSize), Manifest: m,
+	}
+	s := &sender{b: b, st: st, stage: stage, a: a, sum: sum}
+	plan, err := s.plan(io.Discard)
+	if err != nil {
+		return nil, err
+	}
+	defer plan.Close()
+	a.Cuts, a.Volumes = plan.Cuts(), plan.Volumes()
+	_, a.Manifest.Sizes.Files = plan.Totals()
+	return s, b.Workdir.keep(a)
+}
+
+func (s *sender) plan(sums io.Writer) (*snapshot.Plan, error) {
+	plan, err := snapshot.NewPlan(s.stage, s.stage.Roots(), snapshot.PlanOptions{
+		Archive: s.a.Manifest.ID, VolumeSize: s.a.VolumeSize, Level: s.b.Level, Sums: sums, Producer: "eddy " + s.b.Version,
+	})
+	if err != nil {
+		return nil, mark(ErrStage, fmt.Errorf("plan: %w", err))
+	}
+	return plan, nil
+}
+
+// run sends the volumes that are not stored yet and commits. It may be called
+// again when it has failed.
 func (s *sender) run(ctx context.Context) (err error) {
-	b := s.b
+	b, m := s.b, &s.a.Manifest
 	if err := b.Workdir.enter(s.st, stateUploading); err != nil {
 		return err
 	}
-	// The list of hashes grows with the number of files, so it is spooled.
-	spool, err := b.Workdir.FS.CreateTemp(b.Workdir.Dir, "sums-*.zst")
+	sums, err := openSums(b.Workdir, s.a.SumsLen)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, spool.Close(), b.Workdir.FS.Remove(spool.Name())) }()
-	sums, err := zstd.NewWriter(spool, zstd.WithEncoderConcurrency(1))
+	defer func() { err = errors.Join(err, sums.close()) }()
+	plan, err := s.plan(sums)
 	if err != nil {
 		return err
-	}
-	defer sums.Close()
-	plan, err := snapshot.NewPlan(s.stage, s.stage.Roots(), snapshot.PlanOptions{
-		Archive: s.st.ID, VolumeSize: b.VolumeSize, Level: b.Level, Sums: sums, Producer: "eddy " + b.Version,
-	})
-	if err != nil {
-		return mark(ErrStage, fmt.Errorf("plan: %w", err))
 	}
 	defer plan.Close()
-	planBytes, files := plan.Totals()
-	s.total.Store(planBytes)
-	s.sum.Files = files
-
+	if plan.Cuts() != s.a.Cuts {
+		return unusable("this eddy cuts archives another way")
+	}
+	total, _ := plan.Totals()
+	s.total.Store(total)
+	s.done.Store(0)
 	stopNotes := s.keepRunCurrent(ctx)
 	defer stopNotes()
-	m, err := s.manifest(ctx)
-	if err != nil {
-		return err
+
+	for i := range m.Volumes {
+		var carry []byte
+		if i == len(m.Volumes)-1 {
+			carry = s.a.Carry
+		}
+		n, err := plan.Skip(ctx, carry)
+		if err != nil {
+			return mark(ErrStage, fmt.Errorf("plan: %w", err))
+		}
+		s.done.Add(n)
 	}
 	for {
 		v, err := plan.Next(ctx)
@@ -77,29 +108,25 @@ func (s *sender) run(ctx context.Context) (err error) {
 		if err != nil {
 			return mark(ErrStage, fmt.Errorf("plan: %w", err))
 		}
-		vol, err := s.volume(ctx, plan, v)
-		if err != nil {
+		if err := s.volume(ctx, plan, v); err != nil {
 			return err
 		}
-		m.Volumes = append(m.Volumes, vol)
-		s.sum.StoredBytes += vol.Size
-		s.sum.SourceBytes += v.Result().SourceBytes
-		s.sum.Stored = weaker(s.sum.Stored, vol.Checked)
+		if s.a.SumsLen, err = sums.sealed(); err != nil {
+			return err
+		}
+		if err := b.Workdir.keep(s.a); err != nil {
+			return err
+		}
 	}
-	if err := sums.Close(); err != nil {
-		return err
-	}
-	if err := s.putSums(ctx, spool, &m); err != nil {
+	if err := s.putSums(ctx, sums.name(), m); err != nil {
 		return err
 	}
 	if err := b.Workdir.enter(s.st, stateUploaded); err != nil {
 		return err
 	}
-	s.sum.Volumes = len(m.Volumes)
-	m.Sizes = uploader.Sizes{Source: s.sum.SourceBytes, Read: s.sum.SourceBytes, Sent: s.sum.StoredBytes, Stored: s.sum.StoredBytes, Files: files}
-	m.Stored = s.sum.Stored
+	s.count(m)
 	m.Times.Uploaded = b.Now().UTC()
-	err = b.Catalog.Commit(ctx, m, b.NewIncarn)
+	err = b.Catalog.Commit(ctx, *m, b.NewIncarn)
 	if errors.Is(err, uploader.ErrReadyBut) {
 		b.warn(err.Error(), "the backup counts; the next commit brings latest up to date")
 	} else if err != nil {
@@ -117,42 +144,74 @@ func (s *sender) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// volume sends one volume and returns its line in the manifest.
-func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Volume) (uploader.Volume, error) {
-	b := s.b
+// count sums up for manifest and summary what all runs have done.
+func (s *sender) count(m *uploader.Manifest) {
+	m.Sizes.Read, m.Sizes.Sent = 0, 0
+	for _, r := range m.Runs {
+		m.Sizes.Read += r.Read
+		m.Sizes.Sent += r.Sent
+	}
+	last := m.Runs[len(m.Runs)-1]
+	s.sum.ReadBytes, s.sum.SentBytes = last.Read, last.Sent
+	s.sum.Files, s.sum.SourceBytes, s.sum.StoredBytes = m.Sizes.Files, m.Sizes.Source, m.Sizes.Stored
+	s.sum.Volumes, s.sum.Stored = len(m.Volumes), m.Stored
+}
+
+// volume sends one volume and takes it into the attempt.
+func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Volume) error {
+	b, m := s.b, &s.a.Manifest
 	name := uploader.VolumeName(v.Number())
-	b.phase(s.st.ID, "upload", "sending %s to %s", name, b.Store.URL())
+	b.phase(m.ID, "upload", "sending %s to %s", name, b.Store.URL())
+	var moved atomic.Value
 	obj, err := b.Store.Put(ctx, uploader.PutRequest{
-		Key:     b.Catalog.ObjectKey(s.st.ID, name),
-		Upper:   v.Upper(),
+		Key:   b.Catalog.ObjectKey(m.ID, name),
+		Upper: v.Upper(),
 		Pieces: func(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] {
-			return s.pieces(v.Frames(ctx, known(sent)))
+			return s.pieces(ctx, v.Frames(ctx, known(sent)))
 		},
 		Journal: b.Workdir.path(fmt.Sprintf("upload-%04d.journal", v.Number())),
 		Identity: map[string]string{
-			"backup": s.st.ID, "cluster": b.Cluster, "plan": plan.Digest(), "volume": name,
+			"backup": m.ID, "cluster": b.Cluster, "plan": plan.Digest(), "volume": name,
 			"eddy": b.Version, "stage": s.stage.Digest(),
 		},
+		Moved: func(m uploader.Moved) { moved.Store(m) },
 	})
 	if err != nil {
-		return uploader.Volume{}, fmt.Errorf("upload %s: %w", name, err)
+		return fmt.Errorf("upload %s: %w", name, err)
 	}
 	r := v.Result()
 	if obj.Size != r.Size {
-		return uploader.Volume{}, fmt.Errorf("upload %s: %w: the store has %d bytes, %d were sent", name, uploader.ErrDamaged, obj.Size, r.Size)
+		return fmt.Errorf("upload %s: %w: the store has %d bytes, %d were sent", name, uploader.ErrDamaged, obj.Size, r.Size)
 	}
-	return uploader.Volume{
+	m.Volumes = append(m.Volumes, uploader.Volume{
 		Name: name, Size: obj.Size, ETag: obj.ETag, CRC64NVME: obj.CRC64NVME, IndexSHA256: r.IndexSHA256,
 		Checked: obj.Checked, Frames: r.Frames,
-	}, nil
+	})
+	m.Sizes.Source += r.SourceBytes
+	m.Sizes.Stored += obj.Size
+	m.Stored = weaker(m.Stored, obj.Checked)
+	s.a.Carry = r.Carry
+	by, _ := moved.Load().(uploader.Moved) // a volume that was whole has moved nothing
+	run := &m.Runs[len(m.Runs)-1]
+	run.Read += r.ReadBytes
+	run.Sent += by.Sent
+	if n := len(m.Runs); n > 1 {
+		// What a run that died has done is known by what of it was kept.
+		m.Runs[n-2].Sent += by.Kept
+		m.Runs[n-2].Read += max(0, r.SourceBytes-r.ReadBytes)
+	}
+	return nil
 }
 
 // pieces makes the uploader's pieces of the archive's frames. What a frame
 // decodes to is counted as progress: it is what the user knows the size of.
-func (s *sender) pieces(frames iter.Seq2[snapshot.Frame, error]) iter.Seq2[uploader.Piece, error] {
+func (s *sender) pieces(ctx context.Context, frames iter.Seq2[snapshot.Frame, error]) iter.Seq2[uploader.Piece, error] {
 	return func(yield func(uploader.Piece, error) bool) {
 		for f, err := range frames {
 			if err != nil {
+				if ctx.Err() == nil {
+					err = mark(ErrStage, err)
+				}
 				yield(uploader.Piece{}, err)
 				return
 			}
@@ -160,12 +219,18 @@ func (s *sender) pieces(frames iter.Seq2[snapshot.Frame, error]) iter.Seq2[uploa
 			if data := f.Data; data != nil {
 				p.Bytes = func(context.Context) ([]byte, error) { return data, nil }
 			} else {
-				p.Len, p.Bytes = int64(f.CLen), f.Again
+				p.Len, p.Bytes = int64(f.CLen), func(ctx context.Context) ([]byte, error) {
+					b, err := f.Again(ctx)
+					if err != nil && ctx.Err() == nil {
+						err = mark(ErrStage, err)
+					}
+					return b, err
+				}
 			}
 			if !yield(p, nil) {
 				return
 			}
-			done := s.read.Add(int64(f.ULen))
+			done := s.done.Add(int64(f.ULen))
 			s.b.Events.Emit(ui.Progress{What: "upload", Done: min(done, s.total.Load()), Total: s.total.Load()})
 		}
 	}
@@ -182,8 +247,8 @@ func known(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[snapshot.Known, error
 	}
 }
 
-func (s *sender) putSums(ctx context.Context, spool *fsx.File, m *uploader.Manifest) error {
-	body, err := os.ReadFile(spool.Name())
+func (s *sender) putSums(ctx context.Context, spool string, m *uploader.Manifest) error {
+	body, err := os.ReadFile(spool)
 	if err != nil {
 		return err
 	}
@@ -194,6 +259,56 @@ func (s *sender) putSums(ctx context.Context, spool *fsx.File, m *uploader.Manif
 	m.Sums = &uploader.SumsRef{Name: uploader.SumsName, Size: obj.Size}
 	return nil
 }
+
+// sums spools the list of hashes, which grows with the number of files: a zstd
+// frame for each volume, so that the list goes on behind the last that is stored.
+type sums struct {
+	f   *fsx.File
+	enc *zstd.Encoder
+}
+
+// openSums opens the list behind its first n bytes.
+func openSums(w Workdir, n int64) (*sums, error) {
+	f, err := w.FS.OpenFile(w.path(sumsSpool), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.OS().Stat()
+	if err == nil && st.Size() < n {
+		err = unusable("its list of hashes is cut short")
+	}
+	if err == nil {
+		err = f.Truncate(n)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	enc, err := zstd.NewWriter(f, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &sums{f: f, enc: enc}, nil
+}
+
+func (s *sums) name() string { return s.f.Name() }
+
+// Write takes lines of the volume that is being sent.
+func (s *sums) Write(b []byte) (int, error) { return s.enc.Write(b) }
+
+// sealed makes the lines of a volume durable and returns the list's length.
+func (s *sums) sealed() (int64, error) {
+	if err := errors.Join(s.enc.Close(), s.f.Sync()); err != nil {
+		return 0, err
+	}
+	s.enc.Reset(s.f)
+	st, err := s.f.OS().Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+func (s *sums) close() error { return s.f.Close() }
 
 // keepRunCurrent notes the progress in the bucket now and then. The returned
 // function stops it and waits; it may be called twice. A note that fails is no
@@ -211,7 +326,7 @@ func (s *sender) keepRunCurrent(ctx context.Context) (stop func()) {
 				return
 			case <-tick.C:
 			}
-			if err := s.b.Catalog.UpdateRun(ctx, s.st.ID, s.read.Load(), s.total.Load()); err != nil && ctx.Err() == nil {
+			if err := s.b.Catalog.UpdateRun(ctx, s.st.ID, s.done.Load(), s.total.Load()); err != nil && ctx.Err() == nil {
 				s.b.Events.Emit(Warning{Text: "the progress could not be noted in the bucket: " + err.Error()})
 			}
 		}
@@ -219,18 +334,18 @@ func (s *sender) keepRunCurrent(ctx context.Context) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-func (s *sender) manifest(ctx context.Context) (uploader.Manifest, error) {
-	b, p := s.b, s.pos
+// manifest is that of a stage of which nothing is sent yet.
+func (b *Backup) manifest(ctx context.Context, st *State, stage *snapshot.Stage, before observer.State, p observer.Position, sum *Summary) (uploader.Manifest, error) {
 	facts, err := b.Replica.Facts(ctx)
 	if err != nil {
 		return uploader.Manifest{}, err
 	}
 	m := uploader.Manifest{
-		ID: s.st.ID, Label: b.Label, Class: "normal", Cluster: b.Cluster, Incarnation: p.Incarnation,
-		Node:   uploader.Node{ID: s.before.Node.ID, Name: s.before.Node.Name, Host: b.Host, Role: s.before.Node.Role},
-		System: s.before.System,
+		ID: st.ID, Label: b.Label, Class: "normal", Cluster: b.Cluster, Incarnation: p.Incarnation,
+		Node:   uploader.Node{ID: before.Node.ID, Name: before.Node.Name, Host: b.Host, Role: before.Node.Role},
+		System: before.System,
 		Versions: uploader.Versions{
-			System: s.before.Version, App: s.before.App, Eddy: b.Version, Encoder: snapshot.EncoderName(), Go: runtime.Version(),
+			System: before.Version, App: before.App, Eddy: b.Version, Encoder: snapshot.EncoderName(), Go: runtime.Version(),
 		},
 		Position: uploader.Position{
 			Kind: p.Kind, Epoch: p.Epoch, Index: p.Index, Hash: hex.EncodeToString(p.Hash),
@@ -238,14 +353,14 @@ func (s *sender) manifest(ctx context.Context) (uploader.Manifest, error) {
 		},
 		Opened: "none", Attested: "not possible",
 		Engines: facts.Engines, Pruning: facts.Pruning, Indexer: facts.Indexer,
-		HeldSeconds: s.sum.HeldSeconds,
-		Times:       uploader.Times{Begun: s.st.Started, Held: s.sum.heldAt, Released: s.sum.releasedAt},
+		HeldSeconds: sum.HeldSeconds,
+		Times:       uploader.Times{Begun: st.Started, Held: sum.heldAt, Released: sum.releasedAt},
 		Created:     b.Now().UTC(),
 	}
-	for _, r := range s.stage.Roots() {
+	for _, r := range stage.Roots() {
 		m.Roots = append(m.Roots, uploader.RootRef{Name: r.Name, Prefix: r.Prefix, Path: r.Path})
 	}
-	for _, l := range s.stage.LeftOut() {
+	for _, l := range stage.LeftOut() {
 		m.LeftOut = append(m.LeftOut, uploader.LeftOut{Name: l.Name, Reason: l.Reason})
 	}
 	return m, nil
