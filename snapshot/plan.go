@@ -193,6 +193,31 @@ func (p *Plan) Skip(ctx context.Context, carry []byte) (int64, error) {
 	return v.size.plan, err
 }
 
+// Ended yields the files that end in a volume or in one before it. It reads the
+// listing again.
+func (p *Plan) Ended(volume int) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		var frames int64
+		for _, v := range p.volumes[:volume+1] {
+			frames += v.frames
+		}
+		for f, err := range cut(p.src.Entries()) {
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			if frames--; frames < 0 {
+				return
+			}
+			for _, piece := range f.pieces {
+				if piece.ends() && !yield(piece.entry, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Close frees what the plan holds of its source. It is called on every path.
 func (p *Plan) Close() {
 	p.reader.close()

@@ -326,6 +326,19 @@ func (s *Stage) Open(e Entry) (*os.File, error) {
 	return f, nil
 }
 
+// Drop removes a staged file that is not needed any more. One that is gone
+// already is no error.
+func (s *Stage) Drop(e Entry) error {
+	p, err := s.Path(e)
+	if err != nil {
+		return err
+	}
+	if err := s.fs.Unlink(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // leftLine is a LeftOut in the seal.
 type leftLine struct {
 	LeftOut

@@ -280,6 +280,15 @@ func FreeBytes(path string) (bytes, files int64, err error) {
 	return int64(st.Bavail) * st.Bsize, files, nil
 }
 
+// TotalBytes returns the size of the filesystem of path, in bytes.
+func TotalBytes(path string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return int64(st.Blocks) * st.Bsize, nil
+}
+
 // Clones tells whether the filesystem of a directory shares extents, by what it
 // is: nothing is written. It may say no of one that does (a network's, a layered
 // one); files are then copied, or cloned after all.

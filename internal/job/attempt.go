@@ -189,11 +189,17 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 // leaves the attempt for the next one, unless its stage is to blame.
 func (b *Backup) end(ctx context.Context, s *sender) error {
 	id := s.a.Manifest.ID
-	err := s.run(ctx)
+	wctx, watch := b.watchRoom(ctx, s.a.Roots)
+	s.watch = watch
+	err := s.run(wctx)
 	if errors.Is(err, uploader.ErrUploadGone) {
 		b.warn("the half-sent upload was ended by somebody else; it is begun anew", hint.Of(err))
-		err = s.run(ctx)
+		err = s.run(wctx)
 	}
+	if cause := context.Cause(wctx); err != nil && errors.Is(cause, errRoom) {
+		err = cause
+	}
+	watch.stop()
 	switch {
 	case err == nil:
 		return errors.Join(s.stage.Remove(), b.Workdir.forget(), b.Workdir.leave())

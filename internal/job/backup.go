@@ -60,7 +60,12 @@ type Backup struct {
 	Events       ui.Sink
 	Watch        Watcher            // nil: nobody
 	Reason       func(error) string // one of Reasons
-	Now          func() time.Time
+	// Room tells what is free on the filesystem of a directory, and its size, in
+	// bytes; nil: asks the filesystem.
+	Room func(dir string) (free, size int64, err error)
+	Now  func() time.Time
+
+	roomEvery time.Duration // 0: the default; less in tests
 
 	mu       sync.Mutex
 	warnings []string
@@ -186,6 +191,9 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		return sum, err
 	}
 	if done, err := b.unchanged(ctx, before, &sum); err != nil || done {
+		return sum, err
+	}
+	if err := b.hasRoom(ctx, roots); err != nil {
 		return sum, err
 	}
 

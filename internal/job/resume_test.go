@@ -79,13 +79,19 @@ type breaking struct {
 	uploader.Store
 	after int // pieces; negative: never
 	err   error
+	each  func(piece int) // nil: nothing
 }
 
 func (s *breaking) Put(ctx context.Context, r uploader.PutRequest) (uploader.Object, error) {
 	pieces := r.Pieces
 	r.Pieces = func(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] {
 		return func(yield func(uploader.Piece, error) bool) {
+			i := 0
 			for p, err := range pieces(sent) {
+				if s.each != nil {
+					s.each(i)
+				}
+				i++
 				if s.after == 0 {
 					yield(uploader.Piece{}, s.err)
 					return

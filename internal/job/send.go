@@ -32,6 +32,7 @@ type sender struct {
 	stage *snapshot.Stage
 	a     *attempt
 	sum   *Summary
+	watch *roomWatch
 
 	done, total atomic.Int64 // bytes of the plan, so far and in all
 }
@@ -117,6 +118,15 @@ func (s *sender) run(ctx context.Context) (err error) {
 		if err := b.Workdir.keep(s.a); err != nil {
 			return err
 		}
+		if v.Last() {
+			continue
+		}
+		if err := s.release(plan, v.Number()); err != nil {
+			return err
+		}
+		if err := s.watch.atBorder(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.putSums(ctx, sums.name(), m); err != nil {
 		return err
@@ -140,6 +150,21 @@ func (s *sender) run(ctx context.Context) (err error) {
 	// From here on the backup is READY; what fails is said, not undone.
 	if err := b.Catalog.EndRun(ctx, s.st.ID); err != nil {
 		b.warn("the run record could not be removed: "+err.Error(), "it lapses by itself")
+	}
+	return nil
+}
+
+// release removes from the stage what a stored volume was made of, so that it
+// pins the replica's disk no longer. A run that died before it had is made good
+// for by the next one, whose first volume releases all before it.
+func (s *sender) release(plan *snapshot.Plan, volume int) error {
+	for e, err := range plan.Ended(volume) {
+		if err == nil {
+			err = s.stage.Drop(e)
+		}
+		if err != nil {
+			return mark(ErrStage, fmt.Errorf("free what is stored: %w", err))
+		}
 	}
 	return nil
 }
