@@ -8,8 +8,8 @@ TAGS    := pebbledb
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 
-# Real servers are built once for each state of lab/go.mod, outside the tree.
-LABKEY  := $(shell cat lab/go.mod lab/go.sum | sha256sum | cut -c1-16)
+# Real servers are built once for each state of their go.mod, outside the tree.
+LABKEY  := $(shell cat lab/go.mod lab/go.sum lab/minio/go.mod lab/minio/go.sum | sha256sum | cut -c1-16)
 LABBIN  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/eddy-lab/$(LABKEY)
 LAB     := bin/lab s3 --
 export EDDY_LAB_BIN := $(LABBIN)
@@ -23,7 +23,7 @@ SYSROOT := $(dir $(LABBIN))debian-12-systemd-1
 # Static by default; the race detector needs cgo and says so itself.
 export CGO_ENABLED := 0
 
-# Packages whose tests have a part that runs against the real S3 server, or for
+# Packages whose tests have a part that runs against a real S3 server, or for
 # longer than a developer likes to wait.
 LABDIRS := uploader cmd scripts
 LABPKGS := $(LABDIRS:%=./%/...)
@@ -42,15 +42,19 @@ build: bin/eddy ## build bin/eddy, static
 bin/eddy: FORCE
 	$(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $@ ./cmd/eddy
 
-lab: bin/lab bin/grow bin/bench ## build the real S3 server (cached) and the lab tools
+lab: bin/lab bin/grow bin/bench ## build the real S3 servers (cached) and the lab tools
 
-bin/lab bin/grow bin/bench: bin/%: FORCE $(LABBIN)/versitygw
+bin/lab bin/grow bin/bench: bin/%: FORCE $(LABBIN)/versitygw $(LABBIN)/minio
 	cd lab && $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -o ../$@ ./cmd/$*
 
 # Built beside and renamed: two checkouts may share the cache.
 $(LABBIN)/versitygw:
 	mkdir -p $(LABBIN)
 	cd lab && $(GO) build -trimpath -buildvcs=false -o $@.$$$$ github.com/versity/versitygw/cmd/versitygw && mv $@.$$$$ $@
+
+$(LABBIN)/minio:
+	mkdir -p $(LABBIN)
+	cd lab/minio && $(GO) build -trimpath -buildvcs=false -o $@.$$$$ github.com/minio/minio && mv $@.$$$$ $@
 
 lab-wasmd: $(WASMD)/wasmd ## build a real chain's node, wasmd, and cosmovisor (cached; needs gcc; minutes)
 
@@ -63,9 +67,11 @@ $(WASMD)/wasmd:
 		-X github.com/cosmos/cosmos-sdk/version.Name=wasm -X github.com/cosmos/cosmos-sdk/version.AppName=wasmd \
 		-extldflags "-Wl,-rpath,$$ORIGIN"' -o $@.$$$$ github.com/CosmWasm/wasmd/cmd/wasmd && mv $@.$$$$ $@
 
-test: deps bin/lab ## all tests, those against the real S3 server included
+test: deps bin/lab ## all tests, those against the two real S3 servers included
 	$(GOTEST) -tags $(TAGS) $$($(GO) list ./... $(LABDIRS:%=| grep -v /%))
 	$(LAB) $(GOTEST) -tags '$(TAGS) lab' $(LABPKGS)
+	bin/lab s3 --server minio -- $(GOTEST) -tags '$(TAGS) lab' ./uploader/... ./scripts/...
+	bin/lab s3 --server minio -- $(GOTEST) -tags '$(TAGS) lab' -run 'TestLabScripts/^(canary-)?s3$$' ./cmd/eddy
 	cd lab && $(GOTEST) -tags '$(TAGS) lab' ./...
 
 race: deps ## all tests that need no server, with the race detector (needs gcc)

@@ -20,10 +20,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// S3Options say how to run the S3 server. The zero value runs it from Binary's
-// default in a new temporary directory.
+// The S3 servers that the lab has. The two differ where S3 leaves room, so that
+// what is true of both is not one server's habit.
+const (
+	Versitygw = "versitygw"
+	Minio     = "minio"
+)
+
+// S3Options say how to run the S3 server. The zero value runs versitygw from
+// Binary's default in a new temporary directory.
 type S3Options struct {
-	// Binary is the path of versitygw. Default: Binary("versitygw").
+	// Server is Versitygw or Minio. Default: Versitygw.
+	Server string
+	// Binary is the server's path. Default: Binary(Server).
 	Binary string
 	// Dir is where the server's directory is made. Default: the system's
 	// temporary directory, or the user's cache directory where the former's
@@ -33,15 +42,16 @@ type S3Options struct {
 	Bucket string
 }
 
-// S3 is a running versitygw over a directory that is removed with it.
+// S3 is a running server over a directory that is removed with it.
 type S3 struct {
+	Server    string // Versitygw or Minio
 	Endpoint  string // http://127.0.0.1:port
 	Region    string
 	Bucket    string
 	AccessKey string
 	SecretKey string
-	// Data is the directory below which the objects lie as files, for tests that
-	// damage what is stored.
+	// Data is the directory below which the server keeps its objects: versitygw as
+	// files of their names, for tests that damage what is stored.
 	Data string
 
 	dir  string
@@ -56,8 +66,15 @@ const (
 // StartS3 starts a server with keys of its own and returns when it answers and
 // its bucket exists. The caller stops it.
 func StartS3(ctx context.Context, o S3Options) (_ *S3, err error) {
+	if o.Server == "" {
+		o.Server = Versitygw
+	}
+	run, ok := map[string]func(*S3, string, string) command{Versitygw: versitygw, Minio: minio}[o.Server]
+	if !ok {
+		return nil, fmt.Errorf("no S3 server %q: there are %s and %s", o.Server, Versitygw, Minio)
+	}
 	if o.Binary == "" {
-		if o.Binary, err = Binary("versitygw"); err != nil {
+		if o.Binary, err = Binary(o.Server); err != nil {
 			return nil, err
 		}
 	}
@@ -69,6 +86,7 @@ func StartS3(ctx context.Context, o S3Options) (_ *S3, err error) {
 		return nil, err
 	}
 	s := &S3{
+		Server:    o.Server,
 		Region:    "us-east-1",
 		Bucket:    o.Bucket,
 		AccessKey: "lab" + randomHex(8),
@@ -81,8 +99,7 @@ func StartS3(ctx context.Context, o S3Options) (_ *S3, err error) {
 			err = errors.Join(err, s.Stop())
 		}
 	}()
-	versions := filepath.Join(dir, "versions")
-	for _, d := range []string{s.Data, versions} {
+	for _, d := range []string{s.Data, filepath.Join(dir, "versions")} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return nil, err
 		}
@@ -92,26 +109,51 @@ func StartS3(ctx context.Context, o S3Options) (_ *S3, err error) {
 		return nil, err
 	}
 	s.Endpoint = "http://" + addr
-	// The keys go by the environment: an argument is readable by every user.
-	env := []string{"ROOT_ACCESS_KEY=" + s.AccessKey, "ROOT_SECRET_KEY=" + s.SecretKey}
-	argv := []string{
-		o.Binary, "--quiet", "--port", addr, "--region", s.Region, "--health", "/health",
-		"posix", "--versioning-dir", versions, s.Data,
-	}
+	c := run(s, o.Binary, addr)
 	log := filepath.Join(dir, "server.log")
-	if s.proc, err = StartProcess(argv, env, log); err != nil {
+	if s.proc, err = StartProcess(c.argv, c.env, log); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := s.proc.waitReady(ctx, s.healthy); err != nil {
+	if err := s.proc.waitReady(ctx, func(ctx context.Context) error { return s.healthy(ctx, c.health) }); err != nil {
 		tail, _ := os.ReadFile(log) // whatever it printed, to explain err
-		return nil, fmt.Errorf("versitygw at %s: %w\n%s", addr, err, tail)
+		return nil, fmt.Errorf("%s at %s: %w\n%s", o.Server, addr, err, tail)
 	}
 	if _, err := s.client().CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &s.Bucket}); err != nil {
 		return nil, fmt.Errorf("create bucket %s: %w", s.Bucket, err)
 	}
 	return s, nil
+}
+
+// command is how a server is run. Its keys go by the environment: an argument is
+// readable by every user.
+type command struct {
+	argv, env []string
+	health    string // a path that answers 200 once it is ready
+}
+
+func versitygw(s *S3, binary, addr string) command {
+	return command{
+		argv: []string{
+			binary, "--quiet", "--port", addr, "--region", s.Region, "--health", "/health",
+			"posix", "--versioning-dir", filepath.Join(s.dir, "versions"), s.Data,
+		},
+		env:    []string{"ROOT_ACCESS_KEY=" + s.AccessKey, "ROOT_SECRET_KEY=" + s.SecretKey},
+		health: "/health",
+	}
+}
+
+func minio(s *S3, binary, addr string) command {
+	return command{
+		argv: []string{binary, "server", "--quiet", "--address", addr, s.Data},
+		env: []string{
+			"MINIO_ROOT_USER=" + s.AccessKey, "MINIO_ROOT_PASSWORD=" + s.SecretKey, "MINIO_REGION=" + s.Region,
+			"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CALLHOME_ENABLE=off",
+			"HOME=" + s.dir, // where it would keep certificates
+		},
+		health: "/minio/health/ready",
+	}
 }
 
 // Environ returns base with the variables by which a program finds the server
@@ -129,6 +171,7 @@ func (s *S3) Environ(base []string) []string {
 	}
 	return append(
 		env,
+		"EDDY_LAB_S3_SERVER="+s.Server,
 		"EDDY_LAB_S3_ENDPOINT="+s.Endpoint,
 		"EDDY_LAB_S3_BUCKET="+s.Bucket,
 		"EDDY_LAB_S3_DATA="+s.Data,
@@ -155,8 +198,8 @@ func (s *S3) Stop() error {
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 
-func (s *S3) healthy(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+"/health", nil)
+func (s *S3) healthy(ctx context.Context, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+path, nil)
 	if err != nil {
 		return err
 	}
@@ -169,7 +212,7 @@ func (s *S3) healthy(ctx context.Context) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET /health: %s", resp.Status)
+		return fmt.Errorf("GET %s: %s", path, resp.Status)
 	}
 	return nil
 }

@@ -16,26 +16,33 @@ import (
 )
 
 func TestS3(t *testing.T) {
-	dir := t.TempDir()
-	s, err := lab.StartS3(t.Context(), lab.S3Options{Dir: dir, Bucket: "one"})
-	if err != nil {
-		t.Fatal(err)
+	for _, server := range []string{lab.Versitygw, lab.Minio} {
+		t.Run(server, func(t *testing.T) {
+			dir := t.TempDir()
+			s, err := lab.StartS3(t.Context(), lab.S3Options{Server: server, Dir: dir, Bucket: "one"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(filepath.Join(s.Data, "one")); err != nil {
+				t.Errorf("the bucket: %v", err)
+			}
+			if err := s.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Stop(); err != nil {
+				t.Errorf("second Stop: %v", err)
+			}
+			if !dead(s.Endpoint) {
+				t.Errorf("%s still answers", s.Endpoint)
+			}
+			left, err := os.ReadDir(dir)
+			if err != nil || len(left) != 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
 	}
-	if _, err := os.Stat(filepath.Join(s.Data, "one")); err != nil {
-		t.Errorf("the bucket: %v", err)
-	}
-	if err := s.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Stop(); err != nil {
-		t.Errorf("second Stop: %v", err)
-	}
-	if !dead(s.Endpoint) {
-		t.Errorf("%s still answers", s.Endpoint)
-	}
-	left, err := os.ReadDir(dir)
-	if err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+	if _, err := lab.StartS3(t.Context(), lab.S3Options{Server: "ceph"}); err == nil {
+		t.Error("a server that the lab has not was started")
 	}
 }
 

@@ -1,12 +1,11 @@
 // Command lab runs a program beside the real servers that it needs.
 //
-//	lab s3 [--dir D] [--binary PATH] -- CMD ARG...
+//	lab s3 [--server versitygw|minio] [--dir D] [--binary PATH] -- CMD ARG...
 //	lab docker [--dir D] -- CMD ARG...
 //	lab systemd --root DIR -- CMD ARG...
 //
 // s3 starts an S3 server on a free loopback port, creates a bucket, puts
-// EDDY_LAB_S3_ENDPOINT, EDDY_LAB_S3_BUCKET, EDDY_LAB_S3_DATA and the AWS_*
-// variables into CMD's environment, runs CMD with this terminal, and exits with
+// EDDY_LAB_S3_SERVER, _ENDPOINT, _BUCKET, _DATA and the AWS_* variables into CMD's environment, runs CMD with this terminal, and exits with
 // CMD's code when the server is stopped and its directory removed. "{endpoint}"
 // and "{bucket}" in CMD's arguments stand for the two values.
 //
@@ -35,7 +34,7 @@ import (
 	"github.com/eddy-backup/eddy/lab"
 )
 
-const usage = `usage: lab s3 [--dir DIR] [--binary VERSITYGW] -- CMD [ARG...]
+const usage = `usage: lab s3 [--server versitygw|minio] [--dir DIR] [--binary PATH] -- CMD [ARG...]
        lab docker [--dir DIR] -- CMD [ARG...]
        lab systemd --root DIR -- CMD [ARG...]`
 
@@ -62,7 +61,7 @@ func run(args []string, stderr io.Writer) int {
 	fl := flag.NewFlagSet("lab "+args[0], flag.ContinueOnError)
 	fl.SetOutput(stderr)
 	fl.Usage = func() { fmt.Fprintln(stderr, usage); fl.PrintDefaults() }
-	var dir, binary, root string
+	var dir, which, binary, root string
 	needsDir := func() {
 		fl.StringVar(&dir, "dir", "", "make the server's directory in `DIR` (default: the temporary directory)")
 	}
@@ -70,9 +69,10 @@ func run(args []string, stderr io.Writer) int {
 	switch args[0] {
 	case "s3":
 		needsDir()
-		fl.StringVar(&binary, "binary", "", "`PATH` of versitygw (default: in $EDDY_LAB_BIN, else beside this program)")
+		fl.StringVar(&which, "server", lab.Versitygw, "which server: versitygw or minio")
+		fl.StringVar(&binary, "binary", "", "`PATH` of the server (default: in $EDDY_LAB_BIN, else beside this program)")
 		start = func(ctx context.Context) (server, error) {
-			return lab.StartS3(ctx, lab.S3Options{Dir: dir, Binary: binary})
+			return lab.StartS3(ctx, lab.S3Options{Server: which, Dir: dir, Binary: binary})
 		}
 	case "docker":
 		needsDir()
