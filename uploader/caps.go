@@ -104,9 +104,9 @@ func (c Caps) Save(fsys fsx.FS, file string) error {
 func (c Caps) Unguarded() string {
 	switch c.Conditions {
 	case Refused:
-		return "the store refuses conditional writes: eddy looks before it moves latest, and again after"
+		return "the store refuses conditional writes: eddy looks before it takes the lease or moves latest, and again after"
 	case Ignored:
-		return "the store ignores the conditions of writes: eddy looks before it moves latest, and again after"
+		return "the store ignores the conditions of writes: eddy looks before it takes the lease or moves latest, and again after"
 	default:
 		return ""
 	}

@@ -74,6 +74,9 @@ func NewCatalog(s Store, cluster string) *Catalog { return &Catalog{store: s, cl
 // Store is where the catalog lies.
 func (c *Catalog) Store() Store { return c.store }
 
+// Cluster is whose catalog it is.
+func (c *Catalog) Cluster() string { return c.cluster }
+
 // Clusters lists the clusters that have anything in the store.
 func (c *Catalog) Clusters(ctx context.Context) ([]string, error) {
 	var out []string

@@ -20,6 +20,7 @@ const (
 	latestName   = "latest.json"
 	textName     = "latest.txt"
 	readmeName   = "README.txt"
+	leaseName    = "lease.json"
 )
 
 const idTime = "20060102T150405Z"
@@ -92,5 +93,6 @@ func (c *Catalog) dataPrefix() string      { return c.cluster + "/data/" }
 func (c *Catalog) runsPrefix() string      { return c.cluster + "/runs/" }
 func (c *Catalog) latestKey() string       { return c.cluster + "/" + latestName }
 func (c *Catalog) textKey() string         { return c.cluster + "/" + textName }
+func (c *Catalog) leaseKey() string        { return c.cluster + "/" + leaseName }
 func (c *Catalog) readmeKey() string       { return c.cluster + "/" + readmeName }
 func (c *Catalog) runKey(id string) string { return c.runsPrefix() + id + ".json" }

@@ -125,8 +125,9 @@ func gradeTime(name, kind string) time.Time {
 
 // Apply deletes what a plan names and the policy, asked again of what is there by
 // now, still lets go: a backup that was pinned since, or that became the newest
-// because others are gone, stays. deleted, where set, is called after each.
-func (c *Catalog) Apply(ctx context.Context, plan []Expiry, p Policy, now time.Time, deleted func(Expiry)) error {
+// because others are gone, stays. Before each, may is asked: its error ends all.
+// deleted, where set, is called after each.
+func (c *Catalog) Apply(ctx context.Context, plan []Expiry, p Policy, now time.Time, may func(context.Context) error, deleted func(Expiry)) error {
 	again, err := c.PlanExpire(ctx, p, now)
 	if err != nil {
 		return err
@@ -134,6 +135,9 @@ func (c *Catalog) Apply(ctx context.Context, plan []Expiry, p Policy, now time.T
 	for _, x := range again {
 		if !slices.ContainsFunc(plan, func(y Expiry) bool { return y.ID == x.ID }) {
 			continue
+		}
+		if err := may(ctx); err != nil {
+			return err
 		}
 		if err := c.removeObjects(ctx, x.ID); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -156,7 +157,7 @@ func TestApplyAsksAgain(t *testing.T) {
 	put(t, c, c.ObjectKey(ids[1], "pins/ops.json"), "{}") // meanwhile
 	plan = append(plan, Expiry{ID: ids[3], Reason: "a forged line"})
 	var gone []string
-	if err := c.Apply(t.Context(), plan, p, now, func(x Expiry) { gone = append(gone, x.ID) }); err != nil {
+	if err := c.Apply(t.Context(), plan, p, now, always, func(x Expiry) { gone = append(gone, x.ID) }); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(gone)
@@ -208,5 +209,39 @@ func TestLastVerified(t *testing.T) {
 	}
 	if at, want := last(), time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC); !at.Equal(want) {
 		t.Errorf("after a deletion %s, want %s", at, want)
+	}
+}
+
+func always(context.Context) error { return nil }
+
+// Who may no longer delete stops before the next backup, and what is left is whole.
+func TestExpireStopsBetweenBackups(t *testing.T) {
+	c := testCatalog(t)
+	for i := range 5 {
+		mustBackup(t, c, t0.Add(time.Duration(i)*time.Hour), "some", uint64(i+1))
+	}
+	now, p := time.Now().Add(100*24*time.Hour), Policy{Last: 1}
+	plan, err := c.PlanExpire(t.Context(), p, now)
+	if err != nil || len(plan) != 4 {
+		t.Fatalf("%v, %v", plan, err)
+	}
+	asked, gone := 0, 0
+	err = c.Apply(t.Context(), plan, p, now, func(context.Context) error {
+		if asked++; asked == 3 {
+			return ErrLeaseLost
+		}
+		return nil
+	}, func(Expiry) { gone++ })
+	if !errors.Is(err, ErrLeaseLost) || gone != 2 {
+		t.Errorf("%d deleted, %v; want 2, ErrLeaseLost", gone, err)
+	}
+	all, err := c.List(t.Context())
+	if err != nil || len(all) != 3 {
+		t.Fatalf("%d are left, %v", len(all), err)
+	}
+	for _, b := range all {
+		if b.Status != StatusReady {
+			t.Errorf("%s is %s", b.ID, b.Status)
+		}
 	}
 }

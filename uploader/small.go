@@ -16,7 +16,7 @@ import (
 // are read often, and the cheap classes bill each as 128 KiB.
 func (s *s3Store) PutSmall(ctx context.Context, key string, content []byte, contentType string, c Condition) (Object, error) {
 	if c != (Condition{}) && s.known().Unguarded() != "" {
-		return s.putCompared(ctx, key, content, contentType, c)
+		return putCompared(ctx, s, key, content, contentType, c)
 	}
 	var o Object
 	lost := false // an earlier attempt may have written it
@@ -74,7 +74,7 @@ func (s *s3Store) smallSums() aws.RequestChecksumCalculation {
 // putCompared is a conditional write for stores that know none: it looks, writes,
 // and looks whose bytes are there. Of two writers at the same moment both may
 // win, one after the other; each sees at least that.
-func (s *s3Store) putCompared(ctx context.Context, key string, content []byte, contentType string, c Condition) (Object, error) {
+func putCompared(ctx context.Context, s Store, key string, content []byte, contentType string, c Condition) (Object, error) {
 	lost := func(said string) (Object, error) {
 		return Object{}, &storeError{op: "write", key: key, kind: ErrPrecondition, said: said}
 	}

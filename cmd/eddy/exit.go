@@ -77,7 +77,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitWarnings
 	case errors.Is(err, uploader.ErrNoSuchBackup):
 		return exitNoBackup
-	case errors.Is(err, fsx.ErrLocked), errors.Is(err, control.ErrRestoring):
+	case errors.Is(err, fsx.ErrLocked), errors.Is(err, uploader.ErrLeaseLost), errors.Is(err, control.ErrRestoring):
 		return exitLocked
 	case errors.Is(err, job.ErrNotConfirmed), errors.Is(err, uploader.ErrNewest):
 		return exitNotConfirmed
@@ -107,7 +107,7 @@ func reason(err error) string {
 		return job.ReasonInterrupted
 	case errors.As(err, &conf):
 		return job.ReasonConfig
-	case errors.Is(err, fsx.ErrLocked), errors.Is(err, control.ErrRestoring):
+	case errors.Is(err, fsx.ErrLocked), errors.Is(err, uploader.ErrLeaseLost), errors.Is(err, control.ErrRestoring):
 		return job.ReasonLocked
 	case errors.Is(err, control.ErrStopped), errors.Is(err, control.ErrKilled),
 		errors.Is(err, control.ErrStopTimeout), errors.Is(err, control.ErrNotDown):

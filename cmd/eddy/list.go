@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/uploader"
 )
@@ -182,7 +184,10 @@ func (a *app) deleteCommand() *cobra.Command {
 			if err := a.confirm(fmt.Sprintf("delete %s (%s, %s)", b.ID, b.Status, ui.Bytes(b.Size)), b.ID); err != nil {
 				return err
 			}
-			if err := cat.Delete(cmd.Context(), b.ID); err != nil {
+			err = a.alone(cat, "eddy delete").Do(cmd.Context(), func(ctx context.Context, _ func(context.Context) error) error {
+				return cat.Delete(ctx, b.ID)
+			})
+			if err != nil {
 				return err
 			}
 			return a.result(plain{Type: "deleted", Text: "deleted " + b.ID})
@@ -236,9 +241,18 @@ func (e expired) Line() string {
 	return fmt.Sprintf("%s %s (%s): %s", verb, e.ID, ui.Bytes(e.Size), e.Reason)
 }
 
+// alone is for verbs that change a cluster's part of the store.
+func (a *app) alone(cat *uploader.Catalog, verb string) job.Alone {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "a host without a name"
+	}
+	return job.Alone{Catalog: cat, Cluster: cat.Cluster(), Holder: verb + " on " + host, Events: a.ui}
+}
+
 func (a *app) expire(ctx context.Context, cat *uploader.Catalog, p uploader.Policy, apply bool) error {
-	now := time.Now()
-	plan, err := cat.PlanExpire(ctx, p, now)
+	x := job.Expire{Alone: a.alone(cat, "eddy expire"), Policy: p, Now: time.Now()}
+	plan, err := x.Plan(ctx)
 	if err != nil {
 		return err
 	}
@@ -250,7 +264,8 @@ func (a *app) expire(ctx context.Context, cat *uploader.Catalog, p uploader.Poli
 		printed = errors.Join(printed, a.result(expired{ID: x.ID, Reason: x.Reason, Size: x.Size, Done: apply}))
 	}
 	if apply {
-		return errors.Join(cat.Apply(ctx, plan, p, now, show), printed)
+		x.Deleted = show
+		return errors.Join(x.Run(ctx, plan), printed)
 	}
 	for _, x := range plan {
 		show(x)

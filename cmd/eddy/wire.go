@@ -149,6 +149,7 @@ func (a *app) newBackup(ctx context.Context, c *config.Config, t *teller, label 
 		Label: label, Version: version, Host: t.host,
 		CopyFallback: c.Stage.Fallback == "copy",
 		WhenBehind:   job.WhenBehind{Wait: c.Backup.WhenBehind.Wait(), Skip: c.Backup.WhenBehind.Skip()},
+		WhenBusy:     job.WhenBehind{Wait: c.Backup.WhenBusy.Wait(), Skip: c.Backup.WhenBusy.Skip()},
 		Level:        c.Backup.Level, VolumeSize: c.Backup.VolumeSize.Bytes(),
 		Events: a.ui, Watch: t, Reason: reason, Now: time.Now,
 	}, nil

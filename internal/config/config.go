@@ -170,6 +170,8 @@ type Backup struct {
 	VolumeSize Size `yaml:"volume_size" default:"256GiB"`
 	// WhenBehind says what becomes of a backup whose replica has not caught up.
 	WhenBehind WhenBehind `yaml:"when_behind" default:"wait 15m"`
+	// WhenBusy says what becomes of a backup whose cluster another eddy works on.
+	WhenBusy WhenBehind `yaml:"when_busy" default:"fail"`
 	// WhenStopped says what becomes of a backup whose replica somebody stopped.
 	WhenStopped string `yaml:"when_stopped" default:"refuse" enum:"refuse"`
 }

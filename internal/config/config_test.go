@@ -76,7 +76,7 @@ func TestLoadFileAndDefaults(t *testing.T) {
 		Schedule:  "@daily",
 		Workdir:   "/var/lib/eddy",
 		Retention: Retention{By: "none"},
-		Backup:    Backup{Level: 1, VolumeSize: 256 << 30, WhenBehind: WhenBehind{Action: "wait", For: 15 * time.Minute}, WhenStopped: "refuse"},
+		Backup:    Backup{Level: 1, VolumeSize: 256 << 30, WhenBehind: WhenBehind{Action: "wait", For: 15 * time.Minute}, WhenBusy: WhenBehind{Action: "fail"}, WhenStopped: "refuse"},
 		Stage:     Stage{Fallback: "none"},
 		LogFormat: "console",
 	}

@@ -53,8 +53,9 @@ type Backup struct {
 	// CopyFallback copies what cannot be linked instead of refusing.
 	CopyFallback bool
 	WhenBehind   WhenBehind
-	NewIncarn    bool // accept a history that began anew
-	Fresh        bool // go on with no earlier attempt: remove it
+	WhenBusy     WhenBehind // another eddy has the cluster's lease
+	NewIncarn    bool       // accept a history that began anew
+	Fresh        bool       // go on with no earlier attempt: remove it
 	Level        int
 	VolumeSize   int64 // bytes of plan; 0: the format's default
 	Events       ui.Sink
@@ -67,6 +68,7 @@ type Backup struct {
 
 	roomEvery time.Duration // 0: the default; less in tests
 
+	caps     uploader.Caps // of the store, once steer has asked
 	mu       sync.Mutex
 	warnings []string
 }
@@ -214,6 +216,15 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	if err := b.steer(ctx); err != nil {
 		return sum, errors.Join(err, b.Workdir.leave())
 	}
+	letGo, err := b.lease(ctx)
+	if b.WhenBusy.Skip && errors.Is(err, fsx.ErrLocked) {
+		sum.Outcome, sum.ID, sum.Position = "skipped", "", before.Position.Index
+		return sum, b.Workdir.leave()
+	}
+	if err != nil {
+		return sum, errors.Join(err, b.Workdir.leave())
+	}
+	defer letGo()
 	if err := b.announce(ctx, id); err != nil {
 		return sum, errors.Join(err, b.Workdir.leave())
 	}

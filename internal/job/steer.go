@@ -24,6 +24,7 @@ func (b *Backup) steer(ctx context.Context) error {
 			return err
 		}
 	}
+	b.caps = caps
 	if text := caps.Unguarded(); text != "" {
 		// No reason for exit code 3: it is so every time.
 		b.Events.Emit(Warning{Text: text, Hint: "let only one eddy at a time write to this cluster"})
