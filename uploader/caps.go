@@ -31,12 +31,15 @@ type Caps struct {
 	Class     string    `json:"storage_class,omitempty"` // with which it was tried
 	Probed    time.Time `json:"probed"`
 
-	Conditions    Answer `json:"conditional_writes"` // If-Match and If-None-Match of small objects
-	SmallSums     Answer `json:"object_checksums"`   // the SDK's CRC32 of a small object
-	PartSums      Answer `json:"part_checksums"`     // CRC64NVME of parts
-	WholeSum      Answer `json:"volume_checksum"`    // CRC64NVME of a whole volume, told by the store
-	UnequalParts  Answer `json:"unequal_parts"`
-	PartCopy      Answer `json:"part_copy"` // a range of one object as a part of another
+	Conditions   Answer `json:"conditional_writes"` // If-Match and If-None-Match of small objects
+	SmallSums    Answer `json:"object_checksums"`   // the SDK's CRC32 of a small object
+	PartSums     Answer `json:"part_checksums"`     // CRC64NVME of parts
+	WholeSum     Answer `json:"volume_checksum"`    // CRC64NVME of a whole volume, told by the store
+	UnequalParts Answer `json:"unequal_parts"`
+	PartCopy     Answer `json:"part_copy"` // a range of one object as a part of another
+	// ListUploads: Ignored where a prefix finds none and only all of the bucket can
+	// be listed.
+	ListUploads   Answer `json:"list_uploads"`
 	DeleteMany    Answer `json:"delete_many"`
 	Delete        Answer `json:"delete"` // Refused: credentials without the right, or a lock
 	Tags          Answer `json:"tags"`
@@ -62,7 +65,7 @@ type Rule struct {
 }
 
 const (
-	capsFormat = 1
+	capsFormat = 2 // 2: list_uploads
 	// capsKept is how long a probe is believed: stores and buckets change.
 	capsKept = 30 * 24 * time.Hour
 )
@@ -97,6 +100,9 @@ func (c Caps) Save(fsys fsx.FS, file string) error {
 	}
 	return nil
 }
+
+// Sweeps tells whether unfinished uploads can be listed, and so swept.
+func (c Caps) Sweeps() bool { return c.ListUploads == Kept || c.ListUploads == Ignored }
 
 // Unguarded says what a store without conditional writes costs, "" where it has
 // them: then of two eddys that write at the same moment both may think that they

@@ -144,6 +144,11 @@ func (s *fileStore) List(ctx context.Context, prefix, delimiter string) iter.Seq
 // keys are the keys that begin with prefix, in order. No store yet is an empty
 // one.
 func (s *fileStore) keys(ctx context.Context, prefix string) ([]string, error) {
+	return s.names(ctx, prefix, false)
+}
+
+// names are those of objects, or of what is not yet one, below prefix.
+func (s *fileStore) names(ctx context.Context, prefix string, temporary bool) ([]string, error) {
 	base := s.dir
 	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 		p, err := s.path("list", prefix[:i])
@@ -169,7 +174,7 @@ func (s *fileStore) keys(ctx context.Context, prefix string) ([]string, error) {
 			return err
 		}
 		key := filepath.ToSlash(rel)
-		if d.Type().IsRegular() && !strings.HasPrefix(d.Name(), tmpMark) && strings.HasPrefix(key, prefix) {
+		if d.Type().IsRegular() && strings.HasPrefix(d.Name(), tmpMark) == temporary && strings.HasPrefix(key, prefix) {
 			keys = append(keys, key)
 		}
 		return nil

@@ -12,6 +12,12 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
+// The names of the probe's large objects.
+const (
+	probeLarge = "large"
+	probeCopy  = "copy"
+)
+
 // probeUnder is where the probe's objects lie. Their names are always the same:
 // where credentials may not delete, at most these stay.
 func (c *Catalog) probeUnder() string { return c.cluster + "/probe/" }
@@ -26,7 +32,7 @@ func (c *Catalog) Probe(ctx context.Context) (Caps, error) {
 func (s *fileStore) Probe(ctx context.Context, under string) (c Caps, err error) {
 	c = Caps{
 		Format: capsFormat, MinReader: capsFormat, Store: s.URL(), Probed: time.Now().UTC(),
-		SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Kept, DeleteMany: Kept, Delete: Kept,
+		SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Kept, ListUploads: Kept, DeleteMany: Kept, Delete: Kept,
 		Versioning: Absent, ObjectLock: Absent, LifecycleRead: Absent,
 	}
 	small := under + "small"

@@ -19,7 +19,7 @@ func (c Caps) Findings(by string) []check.Finding {
 	}
 	out := []check.Finding{
 		check.Good("store", c.Store+" takes and gives small objects, uploads in parts, ranges and lists"),
-		c.conditions(), c.checksums(), check.Good("store's extras", c.extras()), c.deletion(by),
+		c.conditions(), c.checksums(), check.Good("store's extras", c.extras()), c.uploads(), c.deletion(by),
 	}
 	if f, ok := c.oldVersions(by); ok {
 		out = append(out, f)
@@ -53,6 +53,25 @@ func (c Caps) checksums() check.Finding {
 		return check.Good(name, "the store takes no CRC64NVME: parts go with their MD5, and of each volume some are read back")
 	}
 }
+
+// uploads speaks of what a dead upload leaves.
+func (c Caps) uploads() check.Finding {
+	const name = "unfinished uploads"
+	switch {
+	case c.Sweeps():
+		return check.Good(name, "eddy finds and aborts its own that are older than a day")
+	case c.ListUploads == Refused:
+		return check.Good(name, UnsweptText)
+	default:
+		return check.Finding{
+			Name: name, Level: check.Warn, Said: "these credentials may not list unfinished uploads: what a dead one left stays until a lifecycle rule ends it",
+			Hint: "grant s3:ListBucketMultipartUploads on the bucket, as deploy/s3/policy-writer.json does",
+		}
+	}
+}
+
+// UnsweptText is what a store costs that does not list unfinished uploads.
+const UnsweptText = "the store does not list unfinished uploads: what a dead one left stays until a lifecycle rule, or the store itself, ends it"
 
 // extras is what eddy can do without.
 func (c Caps) extras() string {

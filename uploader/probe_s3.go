@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +28,7 @@ func (s *s3Store) Probe(ctx context.Context, under string) (Caps, error) {
 		// A store that nobody has steered yet: what an earlier probe found does not
 		// hide what is true now.
 		s:     &s3Store{c: s.c, api: s.api, bucket: s.bucket, prefix: s.prefix, sums: s.sums, wait: s.wait},
-		small: under + "small", large: under + "large", copied: under + "copy",
+		small: under + "small", large: under + probeLarge, copied: under + probeCopy,
 		caps: Caps{
 			Format: capsFormat, MinReader: capsFormat, Store: s.URL(), Endpoint: s.c.Endpoint, Class: s.c.StorageClass, Probed: time.Now().UTC(),
 		},
@@ -160,6 +162,9 @@ func (t *trial) put(ctx context.Context, sizes ...int) (Object, error) {
 		return Object{}, err
 	}
 	t.open = append(t.open, u)
+	if t.caps.ListUploads == Unknown {
+		t.caps.ListUploads = t.tryUploads(ctx, u)
+	}
 	if u.plain.Load() {
 		t.caps.PartSums = Refused
 	} else if err := t.tryWrongSum(ctx, u); err != nil {
@@ -186,6 +191,31 @@ func (t *trial) put(ctx context.Context, sizes ...int) (Object, error) {
 	}
 	t.steer()
 	return o, nil
+}
+
+// tryUploads looks for an upload that has just begun, as a sweep does: by the
+// prefix of its directory, and among all.
+func (t *trial) tryUploads(ctx context.Context, u *upload) Answer {
+	for _, prefix := range []*string{t.s.key(path.Dir(u.r.Key) + "/"), nil} {
+		found := false
+		err := t.once(ctx, func(ctx context.Context) error {
+			out, err := t.s.api.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{Bucket: &t.s.bucket, Prefix: prefix})
+			if err == nil {
+				found = slices.ContainsFunc(out.Uploads, func(o types.MultipartUpload) bool { return aws.ToString(o.UploadId) == u.id }) ||
+					prefix == nil && aws.ToBool(out.IsTruncated) // somebody else's are many
+			}
+			return err
+		})
+		switch {
+		case err != nil:
+			return answer(err)
+		case found && prefix != nil:
+			return Kept
+		case found:
+			return Ignored
+		}
+	}
+	return Refused
 }
 
 // tryWrongSum sends a part with a checksum that is not its own. A store that

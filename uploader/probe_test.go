@@ -40,12 +40,12 @@ var kinds = []struct {
 	{
 		"AWS S3",
 		s3fake.Quirks{},
-		Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Kept, PartCopy: Kept, DeleteMany: Kept, Tags: Kept},
+		Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Kept, PartCopy: Kept, ListUploads: Kept, DeleteMany: Kept, Tags: Kept},
 	},
 	{
 		"Cloudflare R2",
 		s3fake.Quirks{EqualParts: true, Refuses: lacks("UploadPartCopy", "PutObjectTagging", "GetObjectLockConfiguration")},
-		Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Refused, PartCopy: Refused, DeleteMany: Kept, Tags: Refused},
+		Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Refused, PartCopy: Refused, ListUploads: Kept, DeleteMany: Kept, Tags: Refused},
 	},
 	{
 		"Google Cloud Storage (XML)",
@@ -53,22 +53,22 @@ var kinds = []struct {
 			Checksums: s3fake.SumsPartRefused, Conditions: s3fake.CondIgnored,
 			Refuses: lacks("UploadPartCopy", "DeleteObjects", "PutObjectTagging", "GetObjectLockConfiguration"),
 		},
-		Caps{Conditions: Ignored, SmallSums: Kept, PartSums: Refused, WholeSum: Refused, UnequalParts: Kept, PartCopy: Refused, DeleteMany: Refused, Tags: Refused},
+		Caps{Conditions: Ignored, SmallSums: Kept, PartSums: Refused, WholeSum: Refused, UnequalParts: Kept, PartCopy: Refused, ListUploads: Kept, DeleteMany: Refused, Tags: Refused},
 	},
 	{
 		"Backblaze B2, until 2025",
 		s3fake.Quirks{Checksums: s3fake.SumsRefused, Conditions: s3fake.CondRefused, Refuses: lacks("PutObjectTagging")},
-		Caps{Conditions: Refused, SmallSums: Refused, PartSums: Refused, WholeSum: Refused, UnequalParts: Kept, PartCopy: Kept, DeleteMany: Refused, Tags: Refused},
+		Caps{Conditions: Refused, SmallSums: Refused, PartSums: Refused, WholeSum: Refused, UnequalParts: Kept, PartCopy: Kept, ListUploads: Kept, DeleteMany: Refused, Tags: Refused},
 	},
 	{
 		"Ceph, older releases",
 		s3fake.Quirks{Checksums: s3fake.SumsNo64, Conditions: s3fake.CondIgnored},
-		Caps{Conditions: Ignored, SmallSums: Kept, PartSums: Refused, WholeSum: Refused, UnequalParts: Kept, PartCopy: Kept, DeleteMany: Kept, Tags: Kept},
+		Caps{Conditions: Ignored, SmallSums: Kept, PartSums: Refused, WholeSum: Refused, UnequalParts: Kept, PartCopy: Kept, ListUploads: Kept, DeleteMany: Kept, Tags: Kept},
 	},
 	{
 		"a gateway that ignores checksums",
 		s3fake.Quirks{Checksums: s3fake.SumsIgnored, Conditions: s3fake.CondIgnored},
-		Caps{Conditions: Ignored, SmallSums: Kept, PartSums: Ignored, WholeSum: Refused, UnequalParts: Kept, PartCopy: Kept, DeleteMany: Kept, Tags: Kept},
+		Caps{Conditions: Ignored, SmallSums: Kept, PartSums: Ignored, WholeSum: Refused, UnequalParts: Kept, PartCopy: Kept, ListUploads: Kept, DeleteMany: Kept, Tags: Kept},
 	},
 }
 
@@ -159,8 +159,8 @@ func TestStoresPageIsInStep(t *testing.T) {
 }
 
 func pageRow(name string, c Caps) string {
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
-		name, c.Conditions, c.SmallSums, c.PartSums, c.WholeSum, c.UnequalParts, c.PartCopy, c.DeleteMany, c.Tags)
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
+		name, c.Conditions, c.SmallSums, c.PartSums, c.WholeSum, c.UnequalParts, c.PartCopy, c.ListUploads, c.DeleteMany, c.Tags)
 }
 
 // A store of which nothing is known gets a backup all the same: what it refuses
@@ -327,7 +327,7 @@ func TestComparedWrites(t *testing.T) {
 func TestFindings(t *testing.T) {
 	good := Caps{
 		Store: "s3://bucket/eddy", Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Kept, PartCopy: Kept,
-		DeleteMany: Kept, Delete: Kept, Versioning: Absent, ObjectLock: Absent, LifecycleRead: Kept,
+		ListUploads: Kept, DeleteMany: Kept, Delete: Kept, Versioning: Absent, ObjectLock: Absent, LifecycleRead: Kept,
 		Lifecycle: []Rule{{ID: "abort", Prefix: "eddy/", AbortDays: 7}},
 	}
 	for name, c := range map[string]struct {
@@ -357,6 +357,9 @@ func TestFindings(t *testing.T) {
 		"it aborts too soon":     {"none", func(c *Caps) { c.Lifecycle[0].AbortDays = 1 }, check.Warn, "lifecycle", "never ends"},
 		"nobody aborts":          {"none", func(c *Caps) { c.Lifecycle = nil }, check.Warn, "lifecycle", "no rule ends"},
 		"rules are a secret":     {"none", func(c *Caps) { c.LifecycleRead, c.Lifecycle = Refused, nil }, check.Warn, "lifecycle", "may not be read"},
+		"may not list uploads":   {"eddy", func(c *Caps) { c.ListUploads = Unknown }, check.Warn, "unfinished uploads", "may not list"},
+		"lists no uploads":       {"eddy", func(c *Caps) { c.ListUploads = Refused }, check.OK, "unfinished uploads", "does not list"},
+		"lists all uploads only": {"eddy", func(c *Caps) { c.ListUploads = Ignored }, check.OK, "unfinished uploads", "older than a day"},
 		"a store without rules":  {"none", func(c *Caps) { c.LifecycleRead, c.Lifecycle = Absent, nil }, check.OK, "lifecycle", "knows no lifecycle rules"},
 		"an answer of its own":   {"none", func(c *Caps) { c.LifecycleRead, c.Lifecycle = Unknown, nil }, check.Warn, "lifecycle", "does not tell"},
 		"none, and they ought":   {"lifecycle", func(c *Caps) { c.LifecycleRead, c.Lifecycle = Absent, nil }, check.Warn, "lifecycle", "no rule that deletes"},

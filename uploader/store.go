@@ -134,6 +134,11 @@ type Store interface {
 	List(ctx context.Context, prefix, delimiter string) iter.Seq2[Object, error]
 	// Delete removes objects; keys that do not exist are no error.
 	Delete(ctx context.Context, keys ...string) error
+	// Uploads yields what was begun by Put below prefix and is neither finished nor
+	// abandoned, by whomever, in no certain order.
+	Uploads(ctx context.Context, prefix string) iter.Seq2[Upload, error]
+	// AbortUpload ends one of them; one that is gone already is no error.
+	AbortUpload(ctx context.Context, u Upload) error
 	// Probe finds out what the store can do, by trying it with objects of its own
 	// below the prefix under, which it removes again where it may. The error is
 	// about what no backup can do without: rights, reading, ranges, a class that

@@ -41,6 +41,7 @@ func suite(t *testing.T, open func(*testing.T) Store, many int) {
 		{"an upload of something else is not", testResumeOther},
 		{"bytes that changed are not joined", testResumeChanged},
 		{"an upload that was ended is found", testResumeDone},
+		{"unfinished uploads are listed and ended", testUploads},
 		{"conditional writes", testConditions},
 		{"of many racers one wins", testRacers},
 		{"compare and swap loses no update", testSwap},
@@ -337,6 +338,62 @@ func testOldJournal(t *testing.T, s Store) {
 	}
 	if _, err := s.Stat(t.Context(), r.Key); err != nil {
 		t.Errorf("the object went with an old journal: %v", err)
+	}
+}
+
+func testUploads(t *testing.T, s Store) {
+	list := func(prefix string) (out []Upload) {
+		for u, err := range s.Uploads(t.Context(), prefix) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, u)
+		}
+		return out
+	}
+	if got := list(""); len(got) != 0 {
+		t.Errorf("an empty store has %v", got)
+	}
+	mustPutSmall(t, s, "p/small", "x", Condition{})
+	mustPut(t, s, "p/done", content(1, 1000))
+	for _, key := range []string{"p/one", "p/two", "q/three"} {
+		r := request(t, key, nil)
+		r.Pieces = anew(func(yield func(Piece, error) bool) {
+			for p, err := range pieces(content(2, 9<<20), 1<<20) {
+				if !yield(p, err) {
+					return
+				}
+			}
+			yield(Piece{}, errProducer)
+		})
+		if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
+			t.Fatal(err)
+		}
+	}
+	got := list("p/")
+	for _, u := range got {
+		if (u.Key != "p/one" && u.Key != "p/two") || u.ID == "" || time.Since(u.Begun).Abs() > time.Hour {
+			t.Errorf("listed %+v", u)
+		}
+	}
+	if len(got) != 2 || len(list("")) != 3 || len(list("p/one")) != 1 || len(list("r/")) != 0 {
+		t.Fatalf("listed %+v", got)
+	}
+	for range 2 { // the second time they are gone
+		for _, u := range got {
+			if err := s.AbortUpload(t.Context(), u); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if got := list(""); len(got) != 1 || got[0].Key != "q/three" {
+		t.Errorf("left: %+v", got)
+	}
+	if err := s.AbortUpload(t.Context(), list("")[0]); err != nil {
+		t.Error(err)
+	}
+	if keys := keysOf(t, s, "", ""); !slices.Equal(keys, []string{"p/done", "p/small"}) {
+		t.Errorf("objects: %q", keys)
 	}
 }
 

@@ -225,6 +225,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		return sum, errors.Join(err, b.Workdir.leave())
 	}
 	defer letGo()
+	b.sweepUploads(ctx)
 	if err := b.announce(ctx, id); err != nil {
 		return sum, errors.Join(err, b.Workdir.leave())
 	}

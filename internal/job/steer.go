@@ -2,7 +2,11 @@ package job
 
 import (
 	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
 
+	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/uploader"
 )
 
@@ -23,6 +27,9 @@ func (b *Backup) steer(ctx context.Context) error {
 		if err := caps.Save(b.Workdir.FS, file); err != nil {
 			return err
 		}
+		if !caps.Sweeps() { // once for each probe
+			b.Events.Emit(Warning{Text: uploader.UnsweptText, Hint: "`eddy doctor` says whether a rule does; deploy/s3/lifecycle.json is one"})
+		}
 	}
 	b.caps = caps
 	if text := caps.Unguarded(); text != "" {
@@ -30,4 +37,26 @@ func (b *Backup) steer(ctx context.Context) error {
 		b.Events.Emit(Warning{Text: text, Hint: "let only one eddy at a time write to this cluster"})
 	}
 	return nil
+}
+
+// sweepUploads aborts what dead uploads of this cluster have left in the store.
+// It needs the lease. What the workdir's own journals name stays: it is gone on
+// with, or abandoned, by them. No backup fails by it.
+func (b *Backup) sweepUploads(ctx context.Context) {
+	if !b.caps.Sweeps() {
+		return
+	}
+	journals, err := filepath.Glob(b.Workdir.path("upload-*.journal"))
+	if err == nil {
+		var n int
+		n, err = b.Catalog.SweepUploads(ctx, func(u uploader.Upload) bool {
+			return slices.ContainsFunc(journals, func(j string) bool { return uploader.JournalOf(j, u) })
+		})
+		if n > 0 {
+			b.phase("", "sweep", "aborted %d unfinished upload(s) of dead runs in %s", n, b.Store.URL())
+		}
+	}
+	if err != nil {
+		b.Events.Emit(Warning{Text: fmt.Sprintf("what dead uploads have left could not be swept: %v", err), Hint: hint.Of(err)})
+	}
 }

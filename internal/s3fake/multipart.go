@@ -1,6 +1,7 @@
 package s3fake
 
 import (
+	"cmp"
 	"crypto/md5"
 	"encoding/xml"
 	"fmt"
@@ -26,7 +27,10 @@ type part struct {
 	etag string
 }
 
-const minPart = 5 << 20 // bytes, of every part but the last
+const (
+	minPart = 5 << 20 // bytes, of every part but the last
+	maxPage = 1000    // lines of a listing
+)
 
 func (s *Server) create(h http.Header, r *request) *Reply {
 	s.serial++
@@ -181,12 +185,27 @@ func (s *Server) listParts(h http.Header, r *request) *Reply {
 	return r.respond(h, out)
 }
 
+// listUploads lists by key and upload id, in pages of 1000.
 func (s *Server) listUploads(h http.Header, r *request) *Reply {
-	var out uploadList
-	for _, id := range slices.Sorted(maps.Keys(s.uploads)) {
-		if u := s.uploads[id]; strings.HasPrefix(u.key, r.URL.Query().Get("prefix")) {
-			out.Uploads = append(out.Uploads, listedUpload{u.key, id, u.begun.UTC().Format(time.RFC3339Nano)})
+	q := r.URL.Query()
+	prefix := q.Get("prefix")
+	var all []listedUpload
+	for id, u := range s.uploads {
+		if strings.HasPrefix(u.key, prefix) && (prefix == "" || !s.Quirks.UploadsByKey || u.key == prefix) {
+			all = append(all, listedUpload{u.key, id, u.begun.UTC().Format(time.RFC3339Nano)})
 		}
+	}
+	slices.SortFunc(all, func(a, b listedUpload) int {
+		return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.UploadId, b.UploadId))
+	})
+	all = slices.DeleteFunc(all, func(u listedUpload) bool {
+		c := strings.Compare(u.Key, q.Get("key-marker"))
+		return c < 0 || c == 0 && u.UploadId <= q.Get("upload-id-marker")
+	})
+	var out uploadList
+	if out.Uploads = all; len(all) > maxPage {
+		out.Uploads, out.IsTruncated = all[:maxPage], true
+		out.NextKeyMarker, out.NextUploadIdMarker = all[maxPage-1].Key, all[maxPage-1].UploadId
 	}
 	return r.respond(h, out)
 }

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Quirks are the ways in which a store differs from S3. The zero value has none.
@@ -23,6 +24,9 @@ type Quirks struct {
 	EqualParts bool       // Complete refuses parts of unequal size, the last apart
 	Checksums  Checksums  // what becomes of x-amz-checksum headers
 	Conditions Conditions // what becomes of If-Match and If-None-Match on writes
+	// UploadsByKey lists unfinished uploads by their exact key, or all of them, and
+	// finds none by another prefix.
+	UploadsByKey bool
 	// Class is the storage class that objects have whatever the request says, as
 	// after a lifecycle rule. Of GLACIER and DEEP_ARCHIVE nothing can be read.
 	Class string
@@ -112,6 +116,18 @@ func (s *Server) Uploads() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.uploads)
+}
+
+// Age makes all that is stored, and all that is unfinished, older.
+func (s *Server) Age(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.uploads {
+		u.begun = u.begun.Add(-d)
+	}
+	for _, o := range s.objects {
+		o.modified = o.modified.Add(-d)
+	}
 }
 
 // request is a call with all that its handler needs.

@@ -93,8 +93,11 @@ type listedPart struct {
 }
 
 type uploadList struct {
-	XMLName xml.Name       `xml:"ListMultipartUploadsResult"`
-	Uploads []listedUpload `xml:"Upload"`
+	XMLName            xml.Name `xml:"ListMultipartUploadsResult"`
+	IsTruncated        bool
+	NextKeyMarker      string         `xml:",omitempty"`
+	NextUploadIdMarker string         `xml:",omitempty"`
+	Uploads            []listedUpload `xml:"Upload"`
 }
 
 type listedUpload struct{ Key, UploadId, Initiated string }
