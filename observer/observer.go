@@ -17,6 +17,10 @@ var ErrNotFit = errors.New("the replica is not fit for a backup")
 // caught up with its cluster.
 var ErrBehind = errors.New("it has not caught up")
 
+// ErrUnsound is in the chain of every error that means: the dump does not hold
+// what it should, and must not be sent.
+var ErrUnsound = errors.New("the dump is not sound")
+
 // Position is a point of a replicated history.
 type Position struct {
 	Kind        string        `json:"kind"`        // "cometbft", ...
@@ -114,6 +118,15 @@ type Replica interface {
 	// changing the stage. A dump that cannot be asked has the position that the
 	// node had before it was held, with Consistency "live".
 	Locate(ctx context.Context, st *snapshot.Stage, before State) (Position, error)
+}
+
+// Auditor is a replica whose dump can be compared with what its databases say of
+// themselves.
+type Auditor interface {
+	// Audit looks at a sealed stage without changing it: what a database names must
+	// be there, or the error has ErrUnsound. unread says of which databases that
+	// could not be told, and why.
+	Audit(ctx context.Context, st *snapshot.Stage) (unread []string, err error)
 }
 
 // Holder is a replica that must stand still to be captured.

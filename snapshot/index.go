@@ -108,11 +108,10 @@ func (x IndexEntry) entry() Entry {
 
 // indexWriter gathers a volume's index, compressed as it grows.
 type indexWriter struct {
-	buf   bytes.Buffer
-	enc   *zstd.Encoder
-	raw   int64
-	table []byte // seek table entries
-	count uint32
+	buf  bytes.Buffer
+	enc  *zstd.Encoder
+	raw  int64
+	seek seekTable
 }
 
 func newIndexWriter(h IndexHeader) (*indexWriter, error) {
@@ -135,10 +134,30 @@ func (w *indexWriter) line(v any) error {
 }
 
 func (w *indexWriter) frame(f IndexFrame) error {
-	w.table = binary.LittleEndian.AppendUint32(w.table, uint32(f.CLen))
-	w.table = binary.LittleEndian.AppendUint32(w.table, uint32(f.ULen))
-	w.count++
+	w.seek.add(f)
 	return w.line(f)
+}
+
+// seekTable is the table of the zstd seekable format.
+type seekTable struct {
+	entries []byte
+	count   uint32
+}
+
+func (t *seekTable) add(f IndexFrame) {
+	t.entries = binary.LittleEndian.AppendUint32(t.entries, uint32(f.CLen))
+	t.entries = binary.LittleEndian.AppendUint32(t.entries, uint32(f.ULen))
+	t.count++
+}
+
+// frame is the skippable frame.
+func (t *seekTable) frame() []byte {
+	b := binary.LittleEndian.AppendUint32(nil, seekMagic)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(t.entries)+footerLen))
+	b = append(b, t.entries...)
+	b = binary.LittleEndian.AppendUint32(b, t.count)
+	b = append(b, 0) // no checksums: every frame has its own
+	return binary.LittleEndian.AppendUint32(b, seekFooter)
 }
 
 // finish returns the skippable frame of the index with its sha256, and that of
@@ -158,14 +177,7 @@ func (w *indexWriter) finish() (index []byte, sum string, seek []byte, err error
 	index = binary.LittleEndian.AppendUint32(index, formatVersion)
 	index = binary.LittleEndian.AppendUint32(index, 0) // reserved
 	index = append(index, tailMagic[:]...)
-
-	seek = binary.LittleEndian.AppendUint32(nil, seekMagic)
-	seek = binary.LittleEndian.AppendUint32(seek, uint32(len(w.table)+footerLen))
-	seek = append(seek, w.table...)
-	seek = binary.LittleEndian.AppendUint32(seek, w.count)
-	seek = append(seek, 0) // no checksums: every frame has its own
-	seek = binary.LittleEndian.AppendUint32(seek, seekFooter)
-	return index, hex.EncodeToString(h[:]), seek, nil
+	return index, hex.EncodeToString(h[:]), w.seek.frame(), nil
 }
 
 // VolumeSource is a volume to read from: a file, an object, anything that gives

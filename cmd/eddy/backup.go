@@ -16,7 +16,7 @@ import (
 
 func (a *app) backupCommand() *cobra.Command {
 	var label string
-	var newIncarnation, dryRun, fresh bool
+	var newIncarnation, acceptShrink, dryRun, fresh bool
 	c := &cobra.Command{
 		Use: "backup", Short: "make one backup now and wait for it", Args: cobra.NoArgs,
 		Example: "  eddy backup\n  eddy backup --label before-v18\n  eddy backup --dry-run",
@@ -40,7 +40,7 @@ func (a *app) backupCommand() *cobra.Command {
 			if err != nil {
 				return t.notBegun(cmd.Context(), err)
 			}
-			b.NewIncarn, b.Fresh = newIncarnation, fresh
+			b.NewIncarn, b.AcceptShrink, b.Fresh = newIncarnation, acceptShrink, fresh
 			return a.makeBackup(cmd.Context(), b, t)
 		},
 	}
@@ -48,6 +48,7 @@ func (a *app) backupCommand() *cobra.Command {
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and stop and write nothing")
 	c.Flags().BoolVar(&fresh, "fresh", false, "remove what an earlier run has sent instead of going on with it")
 	c.Flags().BoolVar(&newIncarnation, "new-incarnation", false, "accept that this cluster's history began anew (another genesis)")
+	c.Flags().BoolVar(&acceptShrink, "accept-shrink", false, "accept a dump of less than half the newest backup's size")
 	return c
 }
 

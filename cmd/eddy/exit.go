@@ -32,9 +32,6 @@ const (
 // errUsage marks an error of the command line itself.
 var errUsage = errors.New("usage")
 
-// errProof: what was restored is not what was backed up.
-var errProof = errors.New("proof failed")
-
 // childExit carries the exit code of a child that eddy stands for (supervise).
 type childExit int
 
@@ -84,7 +81,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, observer.ErrNotFit), errors.Is(err, control.ErrStopped), errors.Is(err, control.ErrKilled),
 		errors.Is(err, control.ErrStopTimeout), errors.Is(err, control.ErrNotDown):
 		return exitNotFit
-	case errors.Is(err, errProof):
+	case errors.Is(err, job.ErrProof):
 		return exitProof
 	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged):
 		return exitCorrupt
@@ -114,6 +111,8 @@ func reason(err error) string {
 		return job.ReasonHold
 	case errors.Is(err, observer.ErrNotFit):
 		return job.ReasonGate
+	case errors.Is(err, job.ErrProof):
+		return job.ReasonProof
 	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged):
 		return job.ReasonCorrupt
 	case errors.Is(err, uploader.ErrRefused), errors.Is(err, uploader.ErrUnreachable), errors.Is(err, uploader.ErrNotFound):

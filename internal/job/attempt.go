@@ -177,6 +177,18 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 	if s.st.BootID, err = fsx.BootID(); err != nil {
 		return false, err
 	}
+	if err := b.steer(ctx); err != nil {
+		return false, err
+	}
+	letGo, err := b.lease(ctx)
+	if b.WhenBusy.Skip && errors.Is(err, fsx.ErrLocked) {
+		*sum = Summary{Cluster: b.Cluster, Outcome: "skipped", Position: m.Position.Index, label: b.Label}
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer letGo()
 	if err := b.announce(ctx, m.ID); err != nil {
 		return false, err
 	}

@@ -56,6 +56,7 @@ type Backup struct {
 	WhenBusy     WhenBehind // another eddy has the cluster's lease
 	NewIncarn    bool       // accept a history that began anew
 	Fresh        bool       // go on with no earlier attempt: remove it
+	AcceptShrink bool       // accept a dump of less than half the size
 	Level        int
 	VolumeSize   int64 // bytes of plan; 0: the format's default
 	Events       ui.Sink
@@ -336,6 +337,9 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 	if err := stage.Seal(ctx); err != nil {
 		return mark(ErrStage, fmt.Errorf("seal the stage: %w", err))
 	}
+	if err := b.audit(ctx, stage); err != nil {
+		return err
+	}
 	return b.Workdir.enter(st, stateSealed)
 }
 
@@ -381,7 +385,7 @@ func (b *Backup) draft(ctx context.Context, st *State, stage *snapshot.Stage, be
 	if err != nil {
 		return nil, err
 	}
-	return b.newSender(st, stage, m, sum)
+	return b.newSender(ctx, st, stage, m, sum)
 }
 
 // send ends the attempt while the replica catches up in the background.

@@ -44,6 +44,7 @@ const (
 	ReasonHold        = "hold"        // it could not be stopped as it should be
 	ReasonStart       = "start"       // it was not started again
 	ReasonStage       = "stage"       // its files could not be staged or read
+	ReasonProof       = "proof"       // they are not what a backup should be
 	ReasonStore       = "store"       // the store refused or was not reached
 	ReasonCorrupt     = "corrupt"     // what was stored is not what was sent
 	ReasonInterrupted = "interrupted" // by a signal
@@ -55,7 +56,7 @@ const (
 // an increase from nothing to one is none to Prometheus.
 func Reasons() []string {
 	return []string{
-		ReasonConfig, ReasonLocked, ReasonGate, ReasonHold, ReasonStart, ReasonStage,
+		ReasonConfig, ReasonLocked, ReasonGate, ReasonHold, ReasonStart, ReasonStage, ReasonProof,
 		ReasonStore, ReasonCorrupt, ReasonInterrupted, ReasonKilled, ReasonOther,
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,25 +75,32 @@ func (r *still) Hold(context.Context, *snapshot.Stage) (func(context.Context) er
 	return func(context.Context) error { return nil }, nil
 }
 
-// breaking is a store whose uploads break off when they have taken so many pieces.
+// breaking is a store whose uploads break off when they have taken so many pieces
+// and stored so many bytes.
 type breaking struct {
 	uploader.Store
-	after int // pieces; negative: never
-	err   error
-	each  func(piece int) // nil: nothing
+	after  int // pieces; negative: never
+	stored int64
+	err    error
+	each   func(piece int) // nil: nothing
 }
 
 func (s *breaking) Put(ctx context.Context, r uploader.PutRequest) (uploader.Object, error) {
-	pieces := r.Pieces
-	r.Pieces = func(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] {
+	pieces, moved := r.Pieces, r.Moved
+	var sent atomic.Int64
+	r.Moved = func(m uploader.Moved) { sent.Store(m.Kept + m.Sent); moved(m) }
+	r.Pieces = func(known iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] {
 		return func(yield func(uploader.Piece, error) bool) {
 			i := 0
-			for p, err := range pieces(sent) {
+			for p, err := range pieces(known) {
 				if s.each != nil {
 					s.each(i)
 				}
 				i++
 				if s.after == 0 {
+					for sent.Load() < s.stored {
+						time.Sleep(time.Millisecond)
+					}
 					yield(uploader.Piece{}, s.err)
 					return
 				}
@@ -206,7 +214,7 @@ func (x *bench) leavings() {
 // interrupt makes a run that breaks off in its second volume.
 func (x *bench) interrupt() (id string) {
 	x.t.Helper()
-	x.store.after, x.store.err = 8, errors.New("the line is dead")
+	x.store.after, x.store.stored, x.store.err = 8, 8<<20, errors.New("the line is dead")
 	sum, err := x.backup(nil)
 	if !errors.Is(err, x.store.err) || sum.ID == "" {
 		x.t.Fatalf("%+v, %v", sum, err)

@@ -38,7 +38,7 @@ type sender struct {
 }
 
 // newSender begins an attempt. It is durable before the first byte is sent.
-func (b *Backup) newSender(st *State, stage *snapshot.Stage, m uploader.Manifest, sum *Summary) (*sender, error) {
+func (b *Backup) newSender(ctx context.Context, st *State, stage *snapshot.Stage, m uploader.Manifest, sum *Summary) (*sender, error) {
 	m.Runs = []uploader.Worked{{Begun: st.Started, Eddy: b.Version}}
 	a := &attempt{
 		Store: b.Store.URL(), Roots: stage.Roots(), Stage: stage.Digest(), VolumeSize: cmp.Or(b.VolumeSize, snapshot.DefaultVolumeSize), Manifest: m,
@@ -49,8 +49,11 @@ func (b *Backup) newSender(st *State, stage *snapshot.Stage, m uploader.Manifest
 		return nil, err
 	}
 	defer plan.Close()
-	a.Cuts, a.Volumes = plan.Cuts(), plan.Volumes()
-	_, a.Manifest.Sizes.Files = plan.Totals()
+	bytes, files := plan.Totals()
+	if err := b.shrunk(ctx, &m, bytes); err != nil {
+		return nil, err
+	}
+	a.Cuts, a.Volumes, a.Manifest.Sizes.Files = plan.Cuts(), plan.Volumes(), files
 	return s, b.Workdir.keep(a)
 }
 
@@ -207,6 +210,9 @@ func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Vo
 	r := v.Result()
 	if obj.Size != r.Size {
 		return fmt.Errorf("upload %s: %w: the store has %d bytes, %d were sent", name, uploader.ErrDamaged, obj.Size, r.Size)
+	}
+	if err := b.proveTail(ctx, obj, r.IndexSHA256); err != nil {
+		return fmt.Errorf("upload %s: %w", name, err)
 	}
 	m.Volumes = append(m.Volumes, uploader.Volume{
 		Name: name, Size: obj.Size, ETag: obj.ETag, CRC64NVME: obj.CRC64NVME, IndexSHA256: r.IndexSHA256,
