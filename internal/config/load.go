@@ -273,6 +273,10 @@ func (l *loader) unknown(k *yaml.Node, section string) {
 
 // leaf sets one key from the file.
 func (l *loader) leaf(f field, line int, v *yaml.Node) {
+	if o := l.c.origins[f.key]; o.Source == FromFile { // once by its whole name, once below its section
+		l.at(line, f.key, "written twice", fmt.Sprintf("the first is in line %d", o.Line))
+		return
+	}
 	l.c.origins[f.key] = Origin{Source: FromFile, File: l.path, Line: line}
 	if isNull(v) {
 		l.at(line, f.key, "no value", "write one, or remove the line")
