@@ -157,9 +157,11 @@ func (b *Backup) Run(ctx context.Context) (Summary, error) {
 
 func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Summary, err error) {
 	sum.Cluster = b.Cluster
-	if acted, err := b.Replica.Recover(ctx); err != nil {
+	acted, err := b.Replica.Recover(ctx)
+	if err != nil {
 		return sum, mark(ErrStart, fmt.Errorf("start the node that an earlier run left stopped: %w", err))
-	} else if acted {
+	}
+	if acted {
 		b.warn("an earlier run left the node stopped; it has been started", "look at that run's log: eddy or its guard was killed")
 	}
 	if b.Watch != nil { // not sooner: whoever watches may be slow, and a node may have been left stopped
@@ -185,7 +187,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		sum = Summary{Cluster: b.Cluster}
 	}
 
-	before, err := b.ready(ctx)
+	before, err := b.ready(ctx, acted)
 	if b.WhenBehind.Skip && errors.Is(err, observer.ErrBehind) {
 		sum.Outcome, sum.Position = "skipped", before.Position.Index
 		return sum, nil
@@ -253,26 +255,41 @@ func (b *Backup) announce(ctx context.Context, id string) error {
 	return b.Catalog.StartRun(ctx, uploader.Run{ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: "backup", Host: b.Host})
 }
 
-// behindEvery is how often a replica that catches up is asked.
-const behindEvery = 5 * time.Second
+const (
+	// behindEvery is how often a replica that catches up is asked.
+	behindEvery = 5 * time.Second
+	// answersWithin is how long a node that was started a moment ago may take until
+	// it answers: it replays blocks first.
+	answersWithin = 2 * time.Minute
+)
 
 // ready describes the replica when it is fit, waiting for one that is behind as
-// long as it may. What waiting cannot cure is refused at once.
-func (b *Backup) ready(ctx context.Context) (observer.State, error) {
+// long as it may, and for one that was just started until it answers. What waiting
+// cannot cure is refused at once.
+func (b *Backup) ready(ctx context.Context, started bool) (observer.State, error) {
+	answer := time.Now()
+	if started {
+		answer = answer.Add(answersWithin)
+	}
 	until, said := time.Now().Add(b.WhenBehind.Wait), false
 	for {
 		s, err := b.Replica.Describe(ctx)
+		wait := time.Until(answer) // of use where nothing answers
 		if err == nil {
 			err = b.Replica.Gate(ctx, s)
+			wait = time.Until(until)
+			if !errors.Is(err, observer.ErrBehind) {
+				return s, err
+			}
 		}
-		if err == nil || !errors.Is(err, observer.ErrBehind) || !time.Now().Before(until) {
+		if wait <= 0 {
 			return s, err
 		}
 		if !said {
 			said = true
-			b.phase("", "wait", "waiting up to %s: %v", b.WhenBehind.Wait, err)
+			b.phase("", "wait", "waiting up to %s: %v", wait.Round(time.Second), err)
 		}
-		t := time.NewTimer(min(time.Until(until), behindEvery))
+		t := time.NewTimer(min(wait, behindEvery))
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -318,7 +335,7 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 	}
 	// Asked again: preparing may have taken long. One that fell behind meanwhile is
 	// waited for as before.
-	if _, err := b.ready(ctx); err != nil {
+	if _, err := b.ready(ctx, false); err != nil {
 		return err
 	}
 	if err := b.Workdir.enter(st, stateHolding); err != nil {
