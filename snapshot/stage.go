@@ -74,20 +74,20 @@ func CreateStage(fsys fsx.FS, id string, roots []Root) (*Stage, error) {
 	for i, r := range s.roots {
 		dir := filepath.Join(r.Path, StageDir)
 		if err := fsys.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, errors.Join(cannotMake(err, r.Path), s.removeFirst(i))
+			return nil, errors.Join(cannotMake(err, r.Path, r.Path), s.removeFirst(i))
 		}
 		if err := sameMount(r.Path, dir); err != nil {
 			return nil, errors.Join(err, s.removeFirst(i))
 		}
 		if err := fsys.Mkdir(s.dir(r), 0o700); err != nil {
-			return nil, errors.Join(cannotMake(err, dir), s.removeFirst(i))
+			return nil, errors.Join(cannotMake(err, r.Path, dir), s.removeFirst(i))
 		}
 		if err := sameMount(r.Path, s.dir(r)); err != nil {
 			return nil, errors.Join(err, s.removeFirst(i+1))
 		}
 	}
 	if err := fsys.Mkdir(s.record(""), 0o700); err != nil {
-		return nil, errors.Join(cannotMake(err, s.dir(s.roots[0])), s.Remove())
+		return nil, errors.Join(cannotMake(err, s.roots[0].Path, s.dir(s.roots[0])), s.Remove())
 	}
 	return s, nil
 }
@@ -117,13 +117,19 @@ func checkStage(id string, roots []Root) error {
 	return nil
 }
 
-func cannotMake(err error, where string) error {
-	advice := "run eddy as the node's user: it needs to write to " + where
+// cannotMake says what to do where a root, or the stages' directory in it, takes no
+// directory.
+func cannotMake(err error, root, where string) error {
+	advice := "run eddy as the node's user" + whose(root) + ": it needs to write to " + where
+	uid, known := owner(root)
+	theirs, also := owner(where)
 	switch {
+	case errors.Is(err, fs.ErrPermission) && known && also && uid != theirs: // made by an eddy of somebody else
+		advice = "as root: " + hint.Command("chown", "-R", fmt.Sprint(uid), where) + ", and run eddy as that user, whose the node's files are"
 	case errors.Is(err, unix.EROFS):
 		advice = "the filesystem is mounted read-only; eddy links files inside it, so it must be able to write to " + where
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		advice = "the filesystem of " + where + " is full"
+		advice = "make room on the filesystem of " + where
 	case errors.Is(err, fs.ErrExist):
 		advice = "a backup's id is used once"
 	}
@@ -149,9 +155,35 @@ func sameMount(root, dir string) error {
 	}
 	if a != b || !st.IsDir() || st.Sys().(*syscall.Stat_t).Dev != rst.Sys().(*syscall.Stat_t).Dev {
 		return hint.Add(fmt.Errorf("the stage %s is on another mount than %s, so nothing can be linked into it", dir, root),
-			"let "+dir+" be a plain directory on the data's own mount")
+			removeStageDir(st, dir)+": eddy makes a plain directory there")
 	}
 	return nil
+}
+
+// removeStageDir is the command that makes room for a plain directory. Nothing is
+// lost: what is in dir are stages.
+func removeStageDir(st fs.FileInfo, dir string) string {
+	if st.IsDir() { // on another mount, so one is mounted on it
+		return "as root: " + hint.Command("umount", dir)
+	}
+	return hint.Command("rm", dir)
+}
+
+// owner is the user to whom a path belongs.
+func owner(path string) (uid uint32, known bool) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return 0, false
+	}
+	return st.Sys().(*syscall.Stat_t).Uid, true
+}
+
+// whose names the owner for a hint; "" where that cannot be told.
+func whose(path string) string {
+	if uid, ok := owner(path); ok {
+		return fmt.Sprintf(" (uid %d)", uid)
+	}
+	return ""
 }
 
 // dir is the stage's directory on the mount of a root.
@@ -315,13 +347,13 @@ func linkError(err error, root string) error {
 	case errors.Is(err, unix.EXDEV):
 		advice = "stage and data must lie on one mount: let " + filepath.Join(root, StageDir) + " be a plain directory, and name mounts below the data under roots"
 	case errors.Is(err, fs.ErrPermission):
-		advice = "run eddy as the user who owns the files: only he may link them (fs.protected_hardlinks)"
+		advice = "run eddy as the user who owns the files" + whose(root) + ": only he may link them (fs.protected_hardlinks)"
 	case errors.Is(err, unix.EMLINK):
-		advice = "too many links to one file: remove old stages below " + filepath.Join(root, StageDir)
+		advice = "too many links to one file: remove old stages: " + hint.Command("ls", filepath.Join(root, StageDir))
 	case errors.Is(err, unix.EOPNOTSUPP):
-		advice = "this filesystem has no hard links: set stage.fallback: copy and expect longer holds"
+		advice = "this filesystem has no hard links: set `stage.fallback: copy` and expect longer holds"
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		advice = "the filesystem of " + root + " is full"
+		advice = "make room on the filesystem of " + root
 	}
 	err = fmt.Errorf("files of %s cannot be linked: %w", root, err)
 	if advice == "" {

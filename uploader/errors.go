@@ -60,14 +60,14 @@ func hasCode(err error, codes ...string) bool {
 // What to do about the answers that operators meet. The codes are those of the
 // S3 API and of the stores that imitate it.
 const (
-	adviceRights   = "these credentials may not do this: deploy/s3/policy-writer.json lists the rights that eddy needs"
-	adviceRegion   = "the bucket is in another region: set store.region"
+	adviceRights   = "these credentials may not do this: grant them deploy/s3/policy-writer.json"
+	adviceRegion   = "the bucket is in another region: set `store.region: REGION`"
 	adviceChecksum = "this store refuses a header that eddy sends; AWS_REQUEST_CHECKSUM_CALCULATION=when_required in the environment leaves out the checksums that are optional"
 )
 
 var advice = map[string]string{
-	"NoSuchBucket":                 "create the bucket, or correct store.url; names are case-sensitive",
-	"InvalidBucketName":            "correct the bucket's name in store.url",
+	"NoSuchBucket":                 "create the bucket, or set `store.url: s3://BUCKET/PREFIX` to the one that there is",
+	"InvalidBucketName":            "set `store.url: s3://BUCKET/PREFIX` to a bucket's name",
 	"NoSuchUpload":                 "the upload was aborted by somebody, or by a lifecycle rule that is shorter than an upload takes; the next run begins it anew",
 	"InvalidAccessKeyId":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint",
 	"XAdminUserNotFound":           "the access key is unknown to this store: look at AWS_ACCESS_KEY_ID, the profile, and the endpoint", // versitygw
@@ -79,11 +79,11 @@ var advice = map[string]string{
 	"TokenRefreshRequired":         "the session's credentials have expired: log in again, or use a role",
 	"PermanentRedirect":            adviceRegion,
 	"AuthorizationHeaderMalformed": adviceRegion,
-	"RequestTimeTooSkewed":         "this machine's clock is wrong: set it by NTP",
+	"RequestTimeTooSkewed":         "this machine's clock is wrong; as root: `timedatectl set-ntp true`",
 	"InvalidObjectState":           "the object was moved to an archive class: bring it back first",
-	"InvalidStorageClass":          "the store does not know the class in store.storage_class: leave it out",
+	"InvalidStorageClass":          "the store does not know the class: take store.storage_class out of eddy.yaml",
 	"EntityTooLarge":               "the store takes no objects of this size",
-	"QuotaExceeded":                "the store is full: make room, or expire old backups",
+	"QuotaExceeded":                "the store is full: make room, or keep fewer: `eddy expire --last 1 --apply`",
 	"NotImplemented":               "this store lacks a call, or a header, that eddy needs",
 	"InvalidRequest":               adviceChecksum,
 	"InvalidArgument":              adviceChecksum,
@@ -199,7 +199,7 @@ func network(e *storeError, err error) error {
 		e.said, todo = dns.Error(), "look at store.endpoint, store.region and DNS"
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		e.again = false
-		e.said, todo = "it speaks http, not https", "write store.endpoint with http://"
+		e.said, todo = "it speaks http, not https", "set `store.endpoint: http://HOST:PORT`"
 	case strings.Contains(err.Error(), "checksum did not match"): // the SDK's own check of a whole answer
 		e.kind, e.said, todo = ErrDamaged, "an answer with another checksum than it says", ""
 	case errors.As(err, &op):

@@ -72,7 +72,7 @@ func TestAnswersBecomeErrors(t *testing.T) {
 		{403, "AccessDenied", "User: arn:aws:iam::1:user/x is not authorized", ErrRefused, 1, "policy-writer.json"},
 		{403, "", "", ErrRefused, 1, "policy-writer.json"},
 		{400, "ExpiredToken", "The provided token has expired.", ErrRefused, 1, "log in again"},
-		{403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large.", ErrRefused, 1, "NTP"},
+		{403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large.", ErrRefused, 1, "timedatectl set-ntp true"},
 		{301, "PermanentRedirect", "The bucket you are attempting to access must be addressed using the specified endpoint.", ErrRefused, 1, "store.region"},
 		{400, "AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong; expecting 'eu-west-1'", ErrRefused, 1, "store.region"},
 		{403, "InvalidObjectState", "The operation is not valid for the object's storage class", ErrRefused, 1, "archive class"},

@@ -15,6 +15,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -70,14 +71,19 @@ func (s *fileStore) fail(ctx context.Context, op, key string, err error) error {
 	switch {
 	case errors.Is(err, fsx.ErrLocked):
 		e.kind, e.said = ErrUnreachable, "another process keeps the store's lock"
-		return hint.Add(e, "look which process has "+filepath.Join(s.dir, tmpMark+"lock")+" open, and whether it is stopped")
+		return hint.Add(e, "look which process has it open, and whether it is stopped: "+hint.Command("lsof", filepath.Join(s.dir, tmpMark+"lock")))
 	case errors.Is(err, fs.ErrNotExist):
 		e.kind, e.said, e.cause = ErrNotFound, "", nil
 		return e
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return hint.Add(e, "make room on the store's filesystem, or expire old backups")
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return hint.Add(e, "eddy's user must be able to write below "+s.dir)
+		return hint.Add(e, "make room on the filesystem of "+s.dir+", or keep fewer: `eddy expire --last 1 --apply`")
+	case errors.Is(err, fs.ErrPermission):
+		uid, gid := strconv.Itoa(os.Getuid()), strconv.Itoa(os.Getgid())
+		return hint.Add(e, "eddy's user must be able to write there; as root: "+hint.Command("install", "-d", "-m", "0700", "-o", uid, "-g", gid, s.dir))
+	case errors.Is(err, syscall.EROFS):
+		return hint.Add(e, "the filesystem of "+s.dir+" is mounted read-only: mount it for writing, or set `store.url: file:///DIR` to another directory")
+	case errors.Is(err, syscall.ENOTDIR):
+		return hint.Add(e, "a part of "+s.dir+" is a file: set `store.url: file:///DIR` to a directory")
 	default:
 		return hint.Add(e, "look at "+s.dir+" and the disk below it")
 	}

@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -32,7 +33,7 @@ func (c Caps) conditions() check.Finding {
 	if said := c.Unguarded(); said != "" {
 		return check.Finding{
 			Name: name, Level: check.Warn, Said: said,
-			Hint: "let only one eddy at a time write to this cluster; backups themselves have names of their own and cannot collide",
+			Hint: "let only one eddy write to this cluster, which is enough: backups themselves have names of their own and cannot collide; or use a store that keeps conditions, by the table in docs/stores.md",
 		}
 	}
 	return check.Good(name, "of two writers of latest one wins")
@@ -99,12 +100,12 @@ func (c Caps) deletion(by string) check.Finding {
 	case by == "eddy" && c.Delete == Ignored:
 		return check.Finding{
 			Name: name, Level: check.Fail, Said: "the store says that objects are deleted, and they stay",
-			Hint: "look for object lock or legal hold on the bucket; until then write retention.by: none",
+			Hint: "set `retention: {by: none}`, or end the object lock or legal hold that the bucket has",
 		}
 	case by == "eddy":
 		return check.Finding{
 			Name: name, Level: check.Fail, Said: "retention.by is eddy, and these credentials may not delete",
-			Hint: "grant deploy/s3/policy-retention.json beside the writer's policy, or write retention.by: lifecycle or none",
+			Hint: "grant them deploy/s3/policy-retention.json beside the writer's policy, or set `retention: {by: none}`",
 		}
 	default:
 		return check.Good(name, "these credentials cannot delete, as a writer's should not; the probe's small objects stay below <cluster>/probe/")
@@ -126,16 +127,22 @@ func (c Caps) oldVersions(by string) (check.Finding, bool) {
 	}
 	return check.Finding{
 		Name: name, Level: check.Warn, Said: "the bucket keeps deleted backups as old versions, and no lifecycle rule ends those: nothing is ever freed",
-		Hint: "add a rule with NoncurrentVersionExpiration for the store's prefix",
+		Hint: "add a rule with NoncurrentVersionExpiration, its prefix " + c.prefix(),
 	}, true
 }
 
-// ours are the rules that touch something below the store's prefix.
-func (c Caps) ours() []Rule {
+// prefix is what all keys of the store begin with: "eddy/", or "".
+func (c Caps) prefix() string {
 	_, prefix, _ := strings.Cut(strings.TrimPrefix(c.Store, "s3://"), "/")
 	if prefix != "" {
 		prefix += "/"
 	}
+	return prefix
+}
+
+// ours are the rules that touch something below the store's prefix.
+func (c Caps) ours() []Rule {
+	prefix := c.prefix()
 	var out []Rule
 	for _, r := range c.Lifecycle {
 		if !r.Tagged && (strings.HasPrefix(prefix, r.Prefix) || strings.HasPrefix(r.Prefix, prefix)) {
@@ -171,20 +178,20 @@ func (c Caps) lifecycle(by string) []check.Finding {
 	expires, aborts := false, false
 	for _, r := range c.ours() {
 		if r.ArchiveDays > 0 {
-			bad(check.Fail, "end this rule for the store's prefix, or move to GLACIER_IR instead", "rule %q moves backups after %d days to a class that must be thawed for hours before a restore", r.ID, r.ArchiveDays)
+			bad(check.Fail, fmt.Sprintf("take Transition out of rule %q, or let it move to GLACIER_IR", r.ID), "rule %q moves backups after %d days to a class that must be thawed for hours before a restore", r.ID, r.ArchiveDays)
 		}
 		switch {
 		case r.ExpireDays == 0:
 		case by == "lifecycle":
 			expires = true
-			bad(check.Warn, "make sure that somebody is told when backups stop, or write retention.by: eddy, which never deletes the newest", "rule %q deletes backups after %d days, the last good one too", r.ID, r.ExpireDays)
+			bad(check.Warn, "set `retention: {by: eddy, last: 7}`, which never deletes the newest, and take Expiration out of the rule; else see to it that somebody is told when backups stop (docs/alarms.md)", "rule %q deletes backups after %d days, the last good one too", r.ID, r.ExpireDays)
 		default:
-			bad(check.Fail, "end this rule for the store's prefix, or write retention.by: lifecycle if it is meant", "rule %q deletes backups, and latest, after %d days; retention.by is %s", r.ID, r.ExpireDays, by)
+			bad(check.Fail, fmt.Sprintf("take Expiration out of rule %q, or set `retention: {by: lifecycle}` if it is meant", r.ID), "rule %q deletes backups, and latest, after %d days; retention.by is %s", r.ID, r.ExpireDays, by)
 		}
 		if r.AbortDays > 0 {
 			aborts = true
 			if r.AbortDays < minAbortDays {
-				bad(check.Warn, fmt.Sprintf("give it %d days", minAbortDays), "rule %q aborts uploads after %d days: a longer one never ends", r.ID, r.AbortDays)
+				bad(check.Warn, fmt.Sprintf("let DaysAfterInitiation of rule %q be %d", r.ID, minAbortDays), "rule %q aborts uploads after %d days: a longer one never ends", r.ID, r.AbortDays)
 			}
 		}
 	}
@@ -192,7 +199,7 @@ func (c Caps) lifecycle(by string) []check.Finding {
 		out = append(out, noExpiry())
 	}
 	if !aborts {
-		bad(check.Warn, "merge deploy/s3/lifecycle.json into the bucket's rules", "no rule ends uploads that nobody has finished: what a dead one left is paid for, unseen")
+		bad(check.Warn, "merge deploy/s3/lifecycle.json into the bucket's rules, with the prefix "+cmp.Or(c.prefix(), `""`), "no rule ends uploads that nobody has finished: what a dead one left is paid for, unseen")
 	}
 	if len(out) == 0 {
 		out = append(out, check.Good(name, "the bucket's rules leave backups alone"))
@@ -203,6 +210,6 @@ func (c Caps) lifecycle(by string) []check.Finding {
 func noExpiry() check.Finding {
 	return check.Finding{
 		Name: "lifecycle", Level: check.Warn, Said: "retention.by is lifecycle, and the bucket has no rule that deletes old backups",
-		Hint: "add such a rule, or write retention.by: eddy",
+		Hint: "set `retention: {by: eddy, last: 7}`, or add such a rule",
 	}
 }

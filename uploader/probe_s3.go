@@ -35,7 +35,7 @@ func (s *s3Store) Probe(ctx context.Context, under string) (Caps, error) {
 	}
 	err := t.run(ctx)
 	if hasCode(err, "InvalidObjectState") { // before anybody looked at the class
-		err = thawFirst("")
+		err = t.thawFirst("")
 	}
 	s.answered.Store(s.answered.Load() || t.s.answered.Load())
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.deadline(0))
@@ -276,18 +276,22 @@ func (t *trial) tryClass(ctx context.Context) (Object, error) {
 			return o, err
 		}
 	}
-	return o, thawFirst(string(class))
+	return o, t.thawFirst(string(class))
 }
 
 // thawFirst refuses a bucket from which nothing can be restored at once.
-func thawFirst(class string) error {
+func (t *trial) thawFirst(class string) error {
 	if class == "" {
 		class = "an archive class"
+	}
+	todo := "set `store.url: s3://BUCKET/PREFIX` to a bucket that keeps objects readable, or give this one another default class"
+	if t.s.c.StorageClass != "" {
+		todo = "set `store.storage_class: STANDARD`, or STANDARD_IA or GLACIER_IR"
 	}
 	return hint.Add(&storeError{
 		op: "use the bucket", kind: ErrRefused,
 		said: "what is written goes to " + class + " at once, and must be thawed for hours before it can be read",
-	}, "set store.storage_class to STANDARD, STANDARD_IA or GLACIER_IR, or use a bucket that keeps objects readable")
+	}, todo)
 }
 
 // tryCopy makes an object of a range of the large one and a part of its own.

@@ -182,8 +182,8 @@ func TestBucketsThatCannotBeUsed(t *testing.T) {
 		kind   error
 		text   string // of the error or its hint
 	}{
-		"an archive class":     {s3fake.Quirks{Class: "DEEP_ARCHIVE"}, ErrRefused, "store.storage_class"},
-		"one without CRC64":    {s3fake.Quirks{Class: "GLACIER", Checksums: s3fake.SumsNo64}, ErrRefused, "store.storage_class"},
+		"an archive class":     {s3fake.Quirks{Class: "DEEP_ARCHIVE"}, ErrRefused, "set `store.url: s3://BUCKET/PREFIX` to a bucket that keeps"},
+		"one without CRC64":    {s3fake.Quirks{Class: "GLACIER", Checksums: s3fake.SumsNo64}, ErrRefused, "set `store.url: s3://BUCKET/PREFIX` to a bucket that keeps"},
 		"no right to write":    {s3fake.Quirks{Refuses: map[string]s3fake.Reply{"PutObject": denied}}, ErrRefused, "policy-writer.json"},
 		"no right to read":     {s3fake.Quirks{Refuses: map[string]s3fake.Reply{"GetObject": denied}}, ErrRefused, "policy-writer.json"},
 		"no right to list":     {s3fake.Quirks{Refuses: map[string]s3fake.Reply{"ListObjectsV2": denied}}, ErrRefused, "policy-writer.json"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +13,21 @@ var (
 	pageBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
 	pageVerb  = regexp.MustCompile(`(?m)(?:^|[ /])eddy ([a-z][^|;>&\n]*)`)
 )
+
+// tryWords tells whether eddy would take the words, without running anything.
+func tryWords(words []string) error {
+	cmd, rest, err := (&app{}).rootCommand().Find(words)
+	if err == nil {
+		err = cmd.ParseFlags(rest)
+	}
+	if err == nil {
+		err = cmd.ValidateArgs(cmd.Flags().Args())
+	}
+	if err == nil && !cmd.Runnable() {
+		err = errors.New("it does nothing")
+	}
+	return err
+}
 
 // The quick starts name verbs, flags and arguments that there are.
 func TestPagesNameWhatThereIs(t *testing.T) {
@@ -28,15 +44,7 @@ func TestPagesNameWhatThereIs(t *testing.T) {
 		for _, block := range pageBlock.FindAllStringSubmatch(string(text), -1) {
 			for _, m := range pageVerb.FindAllStringSubmatch(strings.ReplaceAll(block[1], "\\\n", ""), -1) {
 				seen++
-				words := strings.Fields(m[1])
-				cmd, rest, err := (&app{}).rootCommand().Find(words)
-				if err == nil {
-					err = cmd.ParseFlags(rest)
-				}
-				if err == nil {
-					err = cmd.ValidateArgs(cmd.Flags().Args())
-				}
-				if err != nil || !cmd.Runnable() {
+				if err := tryWords(strings.Fields(m[1])); err != nil {
 					t.Errorf("%s: eddy %s: %v", filepath.Base(page), m[1], err)
 				}
 			}

@@ -43,7 +43,7 @@ func (a *app) hideNode(ctx context.Context, o initFlags) error {
 	}
 	text, err := nodeconfig.Read(f.ConfigFile)
 	if err != nil {
-		return hint.Add(err, "name the node's home: eddy config init --node-config HOME")
+		return hint.Add(err, "name the node's home: `eddy config init --node-config HOME`")
 	}
 	// Peers that the command names stay where they are; those of config.toml are
 	// there already.

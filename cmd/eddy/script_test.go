@@ -84,16 +84,7 @@ func (c *chain) stop() {
 // starts it.
 func (c *chain) execControl(ts *testscript.TestScript, h node.Home) {
 	dir := ts.MkAbs("ctl")
-	scripts := map[string]string{
-		"start": "GORACE=exitcode=0 eddy node run --home " + h.Dir + " >" + dir + "/log 2>&1 3>&- & echo $! >" + dir + "/pid",
-		"stop":  "kill -TERM $(cat " + dir + "/pid); sleep 0.5", // a hold long enough to be hit
-		// One look: a zombie that is reaped between two would seem to run again.
-		"status": "case $(sed -n 's/^State:.\\(.\\).*/\\1/p' /proc/$(cat " + dir + "/pid)/status 2>/dev/null) in ''|Z|X) exit 3;; esac",
-	}
-	err := os.Mkdir(dir, 0o700)
-	for name, body := range scripts {
-		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body+"\n"), 0o700))
-	}
+	err := writeControl(dir, h)
 	b, rerr := os.ReadFile(ts.MkAbs("eddy.yaml"))
 	yaml := strings.Replace(string(b), "control: {supervise: "+ts.Getenv("SOCKET")+",",
 		fmt.Sprintf("control: {exec: {stop: [%[1]s/stop], start: [%[1]s/start], status: [%[1]s/status]},", dir), 1)
@@ -105,6 +96,20 @@ func (c *chain) execControl(ts *testscript.TestScript, h node.Home) {
 		ts.Fatalf("%v", err)
 	}
 	ts.Defer(func() { exec.Command("sh", "-c", "kill -KILL $(cat "+dir+"/pid)").Run() }) // gone already is fine
+}
+
+// writeControl makes the commands start, stop and status of a node, in dir.
+func writeControl(dir string, h node.Home) error {
+	err := os.MkdirAll(dir, 0o700)
+	for name, body := range map[string]string{
+		"start": "GORACE=exitcode=0 eddy node run --home " + h.Dir + " >" + dir + "/log 2>&1 3>&- & echo $! >" + dir + "/pid",
+		"stop":  "kill -TERM $(cat " + dir + "/pid); sleep 0.5", // a hold long enough to be hit
+		// One look: a zombie that is reaped between two would seem to run again.
+		"status": "case $(sed -n 's/^State:.\\(.\\).*/\\1/p' /proc/$(cat " + dir + "/pid)/status 2>/dev/null) in ''|Z|X) exit 3;; esac",
+	} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body+"\n"), 0o700))
+	}
+	return err
 }
 
 // appOutside starts the replica's app under a supervise of its own, says so in

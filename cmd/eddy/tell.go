@@ -142,7 +142,7 @@ func (t *teller) Died(ctx context.Context, text string) {
 
 // Missed implements job.Watcher.
 func (t *teller) Missed(ctx context.Context, due time.Time) {
-	t.fails(ctx, message{Event: "missed", Text: job.Missed{Due: due}.Line(), Hint: "eddy run was down; look at its unit or container"})
+	t.fails(ctx, message{Event: "missed", Text: job.Missed{Due: due}.Line(), Hint: "`eddy run` was down; look at its unit or container"})
 }
 
 // Warned implements job.Watcher.

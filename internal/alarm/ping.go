@@ -67,7 +67,7 @@ func (p *Ping) get(ctx context.Context, what string, retries uint64) error {
 	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(p.pause))
 	err := backoff.Retry(func() error { return p.once(ctx, u.String()) }, backoff.WithContext(backoff.WithMaxRetries(wait, retries), ctx))
 	if err != nil {
-		return hint.Add(fmt.Errorf("ping: %w", err), hintOr(err, "look at notify.ping_url, and at the way to the network"))
+		return hint.Add(fmt.Errorf("ping: %w", err), hint.Or(err, "look at notify.ping_url, and at the way to the network"))
 	}
 	return nil
 }
@@ -88,7 +88,7 @@ func (p *Ping) once(ctx context.Context, address string) error {
 	case code < 300:
 		return nil
 	case code < 400:
-		return backoff.Permanent(hint.Add(fmt.Errorf("it is answered by a redirect (%d)", code), "write the address that it leads to into notify.ping_url"))
+		return backoff.Permanent(hint.Add(fmt.Errorf("it is answered by a redirect (%d)", code), "set `notify.ping_url: URL` to the address that it leads to"))
 	case code < 500 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout:
 		return backoff.Permanent(fmt.Errorf("it is answered by %d %s", code, http.StatusText(code)))
 	default:
@@ -105,11 +105,4 @@ func bare(err error) error {
 		return u.Err
 	}
 	return err
-}
-
-func hintOr(err error, text string) string {
-	if h := hint.Of(err); h != "" {
-		return h
-	}
-	return text
 }

@@ -48,7 +48,7 @@ func (d *Doctor) cost(ctx context.Context, all []uploader.Backup, caps uploader.
 		return check.Finding{
 			Name: name, Level: check.Warn,
 			Said: fmt.Sprintf("%s, nobody deletes old ones: %s now, and %s%s more each month%s", each, ui.Bytes(now), guess, ui.Bytes(growth), d.price(growth)),
-			Hint: "write retention: {by: eddy, last: 7}, or delete by hand with `eddy expire`",
+			Hint: "set `retention: {by: eddy, last: 7}`, or delete by hand, now and then: `eddy expire --last 7 --apply`",
 		}
 	}
 	total := one * int64(kept)

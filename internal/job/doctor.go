@@ -56,10 +56,7 @@ func (d *Doctor) Run(ctx context.Context, show func(check.Finding)) {
 
 // verdict makes a finding of an error; todo stands where the error has no hint.
 func verdict(name string, l check.Level, err error, todo string) check.Finding {
-	if h := hint.Of(err); h != "" {
-		todo = h
-	}
-	return check.Finding{Name: name, Level: l, Said: err.Error(), Hint: todo}
+	return check.Finding{Name: name, Level: l, Said: err.Error(), Hint: hint.Or(err, todo)}
 }
 
 // links tries whether files of a root can be staged: mount and rights are not
@@ -103,13 +100,13 @@ func (d *Doctor) disks() []check.Finding {
 			out = append(out, verdict(name, check.Fail, err, "look at the filesystem of "+r.Path))
 			continue
 		}
-		const todo = "make room: while a backup is sent, what the node compacts away stays on the disk"
+		todo := fmt.Sprintf("free %s more on the filesystem of %s, or make it larger: while a backup is sent, what the node compacts away stays on the disk", missing(wantedFree-free), r.Path)
 		said := fmt.Sprintf("%s free on the filesystem of %s", ui.Bytes(free), r.Path)
 		switch {
 		case free < leastFree:
 			out = append(out, check.Finding{Name: name, Level: check.Fail, Said: "only " + said, Hint: todo})
 		case inodes >= 0 && inodes < leastInodes:
-			out = append(out, check.Finding{Name: name, Level: check.Fail, Said: fmt.Sprintf("only %d inodes free on the filesystem of %s: a stage has one directory for each of the node's", inodes, r.Path), Hint: "remove files, or make the filesystem anew with more inodes"})
+			out = append(out, check.Finding{Name: name, Level: check.Fail, Said: fmt.Sprintf("only %d inodes free on the filesystem of %s: a stage has one directory for each of the node's", inodes, r.Path), Hint: fmt.Sprintf("remove %d files or more from the filesystem of %s, or make it anew with more inodes: %s counts them", leastInodes-inodes, r.Path, hint.Command("df", "-i", r.Path))})
 		case free < wantedFree:
 			out = append(out, check.Finding{Name: name, Level: check.Warn, Said: "only " + said, Hint: todo})
 		default:
@@ -122,7 +119,7 @@ func (d *Doctor) disks() []check.Finding {
 // workdir tries whether journals can be written. A directory that is not there
 // yet is not made.
 func (d *Doctor) workdir() check.Finding {
-	const name, todo = "workdir", "workdir must be a directory that eddy's user may write to; create it, or name another in the configuration"
+	const name, todo = "workdir", "look at the disk, or set `workdir: DIR` to a directory that eddy's user may write to"
 	dir := d.Workdir.Dir
 	st, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -131,17 +128,20 @@ func (d *Doctor) workdir() check.Finding {
 			parent = filepath.Dir(parent)
 		}
 		if err := unix.Access(parent, unix.W_OK|unix.X_OK); err != nil {
-			return check.Finding{Name: name, Level: check.Fail, Said: fmt.Sprintf("%s is not there, and eddy's user may not create it in %s", dir, parent), Hint: todo}
+			return check.Finding{Name: name, Level: check.Fail, Said: fmt.Sprintf("%s is not there, and eddy's user may not create it in %s", dir, parent), Hint: d.Workdir.byRoot()}
 		}
 		return check.Good(name, dir+" will be created")
 	}
 	if err == nil && !st.IsDir() {
-		err = fmt.Errorf("%s is no directory", dir)
+		err = hint.Add(fmt.Errorf("%s is no directory", dir), "set `workdir: DIR` to one, or remove the file")
 	}
 	if err == nil {
 		var f *fsx.File
 		if f, err = d.Workdir.FS.CreateTemp(dir, ".doctor-"); err == nil {
 			err = errors.Join(f.Close(), d.Workdir.FS.Remove(f.Name()))
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			err = hint.Add(err, d.Workdir.byRoot())
 		}
 	}
 	if err != nil {
@@ -152,13 +152,16 @@ func (d *Doctor) workdir() check.Finding {
 	case err != nil:
 		return verdict(name, check.Fail, err, todo)
 	case free < leastFree/4:
-		return check.Finding{Name: name, Level: check.Fail, Said: fmt.Sprintf("only %s free on the filesystem of %s", ui.Bytes(free), dir), Hint: "make room, or name a workdir elsewhere: journals of uploads grow with the number of files"}
+		return check.Finding{Name: name, Level: check.Fail, Said: fmt.Sprintf("only %s free on the filesystem of %s", ui.Bytes(free), dir), Hint: fmt.Sprintf("free %s more there, or make it larger, or set `workdir: DIR` to a directory elsewhere: journals of uploads grow with the number of files", missing(leastFree/4-free))}
 	}
 	if _, err := d.Workdir.State(); err != nil {
 		return verdict(name, check.Fail, err, todo)
 	}
 	return check.Good(name, dir+" can be written")
 }
+
+// missing writes how much room is lacking, in whole MiB: to free that much is enough.
+func missing(n int64) string { return fmt.Sprintf("%d MiB", (n+1<<20-1)>>20) }
 
 func exists(p string) bool {
 	_, err := os.Stat(p)
@@ -178,7 +181,7 @@ func (d *Doctor) store(ctx context.Context, show func(check.Finding)) {
 	}
 	if exists(d.Workdir.Dir) {
 		if err := caps.Save(d.Workdir.FS, d.Workdir.path(capsFile)); err != nil {
-			show(verdict("workdir", check.Fail, err, "eddy's user must be able to write there"))
+			show(verdict("workdir", check.Fail, err, d.Workdir.byRoot()))
 		}
 	}
 	all, err := d.Catalog.List(ctx)
@@ -195,7 +198,7 @@ func (d *Doctor) backups(all []uploader.Backup) check.Finding {
 	ready := 0
 	for _, b := range all {
 		if b.Status == uploader.StatusDamaged {
-			return check.Finding{Name: name, Level: check.Warn, Said: b.ID + " is damaged: " + b.Text, Hint: "somebody deletes or changes objects: look at the bucket's rules and at who may write; a backup from now on is whole again"}
+			return check.Finding{Name: name, Level: check.Warn, Said: b.ID + " is damaged: " + b.Text, Hint: "somebody deletes or changes objects: look at the bucket's rules and at who may write; " + hint.Command("eddy", "delete", b.ID) + " removes what is left, and `eddy backup` makes a whole one"}
 		}
 		if b.Status == uploader.StatusReady {
 			ready++

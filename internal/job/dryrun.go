@@ -60,7 +60,7 @@ func (d *DryRun) Run(ctx context.Context) (Forecast, error) {
 		case !r.Writable:
 			gate = hint.Add(fmt.Errorf("%w: the stage cannot be made in %s: no right to write there", observer.ErrNotFit, r.Path), "run eddy as the node's user")
 		case r.Copied.Bytes > r.Free:
-			gate = hint.Add(fmt.Errorf("%w: %s are to be copied in %s, where %s are free", observer.ErrNotFit, ui.Bytes(r.Copied.Bytes), r.Path, ui.Bytes(r.Free)), "make room on that filesystem")
+			gate = hint.Add(fmt.Errorf("%w: %s are to be copied in %s, where %s are free", observer.ErrNotFit, ui.Bytes(r.Copied.Bytes), r.Path, ui.Bytes(r.Free)), "free "+missing(r.Copied.Bytes-r.Free)+" more there")
 		}
 	}
 	// Inside the hold every name is looked at once more, as it was just now.

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/fsx"
@@ -106,9 +107,15 @@ func (w Workdir) path(name string) string { return filepath.Join(w.Dir, name) }
 // Prepare makes the directory where there is none.
 func (w Workdir) Prepare() error {
 	if err := w.FS.MkdirAll(w.Dir, 0o700); err != nil {
-		return hint.Add(fmt.Errorf("workdir: %w", err), "workdir must be a directory that eddy's user may write to; create it, or name another in the configuration")
+		return hint.Add(fmt.Errorf("workdir: %w", err), w.byRoot())
 	}
 	return nil
+}
+
+// byRoot is what to do where this user may not make the directory, or write to it.
+func (w Workdir) byRoot() string {
+	uid, gid := strconv.Itoa(os.Getuid()), strconv.Itoa(os.Getgid())
+	return "as root: " + hint.Command("install", "-d", "-m", "0700", "-o", uid, "-g", gid, w.Dir) + ", or set `workdir: DIR` to a directory that eddy's user may write to"
 }
 
 // Lock admits one changing verb at a time. The lock dies with the process.

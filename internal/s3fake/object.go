@@ -159,7 +159,11 @@ func (s *Server) get(h http.Header, r *request) *Reply {
 	return nil
 }
 
-func archived(o *object) bool { return o.class == "GLACIER" || o.class == "DEEP_ARCHIVE" }
+// archived tells what must be thawed. COLD stands for the names that stores other
+// than AWS have for such a class.
+func archived(o *object) bool {
+	return slices.Contains([]string{"GLACIER", "DEEP_ARCHIVE", "COLD"}, o.class)
+}
 
 // span reads "bytes=first-last" of an object of n bytes.
 func span(text string, n int) (first, last int, ok bool) {

@@ -28,7 +28,7 @@ type Quirks struct {
 	// finds none by another prefix.
 	UploadsByKey bool
 	// Class is the storage class that objects have whatever the request says, as
-	// after a lifecycle rule. Of GLACIER and DEEP_ARCHIVE nothing can be read.
+	// after a lifecycle rule. Of GLACIER, DEEP_ARCHIVE and COLD nothing can be read.
 	Class string
 	// Refuses answers calls by name ("DeleteObjects") with a refusal, always.
 	Refuses map[string]Reply

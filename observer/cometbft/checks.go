@@ -28,7 +28,7 @@ func (r *Replica) Checks(ctx context.Context) []check.Finding {
 	}
 	st, err := askStatus(ctx, r.o.RPC)
 	if err != nil { // since it described itself
-		return []check.Finding{failed("node", hint.Add(err, "look whether the node keeps crashing"))}
+		return []check.Finding{failed("node", hint.Add(err, "look at the node's log: it may be crashing again and again"))}
 	}
 	out := []check.Finding{
 		check.Good("node", fmt.Sprintf("%s (cometbft %s) at height %d, %d peers", s.Node.Name, s.Version, s.Position.Index, s.Peers)),
@@ -52,11 +52,7 @@ func failed(name string, err error) check.Finding {
 	for _, prefix := range []error{observer.ErrNotFit, observer.ErrBehind} {
 		said = strings.TrimPrefix(said, prefix.Error()+": ")
 	}
-	todo := hint.Of(err)
-	if todo == "" {
-		todo = "eddy backup would fail with this error; look at the node's files and its log"
-	}
-	return check.Finding{Name: name, Level: check.Fail, Said: said, Hint: todo}
+	return check.Finding{Name: name, Level: check.Fail, Said: said, Hint: hint.Or(err, "`eddy backup` would fail with this error; look at the node's files and its log")}
 }
 
 func verdict(name string, err error, good string) check.Finding {
@@ -91,17 +87,17 @@ func (r *Replica) caughtUp(s observer.State) check.Finding {
 func (r *Replica) witnesses(s observer.State) []check.Finding {
 	const name = "witnesses"
 	if len(s.Witness) == 0 {
-		return []check.Finding{warn(name, "name the RPC addresses of two other nodes of the chain in replica.witnesses", "none are named: nobody tells whether the node has caught up")}
+		return []check.Finding{warn(name, "set `replica.witnesses: [URL1, URL2]` to the RPC addresses of two other nodes of the chain", "none are named: nobody tells whether the node has caught up")}
 	}
 	var out []check.Finding
 	good := 0
 	for _, w := range s.Witness {
 		switch {
 		case w.Error != "":
-			out = append(out, warn(name, "is it running, and does a firewall let this machine reach its RPC? else name another one in replica.witnesses", "%s does not answer: %s", w.URL, w.Error))
+			out = append(out, warn(name, "is it running, and does a firewall let this machine reach its RPC? else "+otherWitness(w.URL), "%s does not answer: %s", w.URL, w.Error))
 		case w.Cluster != s.Cluster:
 			out = append(out, check.Finding{
-				Name: name, Level: check.Fail, Said: fmt.Sprintf("%s is on chain %s, the node on %s", w.URL, w.Cluster, s.Cluster), Hint: "correct replica.witnesses",
+				Name: name, Level: check.Fail, Said: fmt.Sprintf("%s is on chain %s, the node on %s", w.URL, w.Cluster, s.Cluster), Hint: otherWitness(w.URL),
 			})
 		default:
 			good++
@@ -113,11 +109,17 @@ func (r *Replica) witnesses(s observer.State) []check.Finding {
 			out[i].Level = check.Fail // a backup needs one of them
 		}
 	case good == 1 && len(s.Witness) == 1:
-		out = append(out, warn(name, "name a second one in replica.witnesses", "only one is named: while it is down no backup is made"))
+		out = append(out, warn(name, "set `replica.witnesses: [URL1, URL2]`: the one that is there, and the RPC address of another node of the chain", "only one is named: while it is down no backup is made"))
 	default:
 		out = append(out, check.Good(name, fmt.Sprintf("%d of %d answer, on the same chain", good, len(s.Witness))))
 	}
 	return out
+}
+
+// otherWitness is what to do about a witness that is of no use. Its address may
+// be cut short here: the whole one can hold a token.
+func otherWitness(url string) string {
+	return "write the RPC address of another node of the chain in place of " + url + " in replica.witnesses"
 }
 
 // Bounds for this machine's clock beside the newest block that anybody has.
@@ -128,7 +130,7 @@ const (
 )
 
 func clock(s observer.State) check.Finding {
-	const name, todo = "clock", "set this machine's clock by NTP"
+	const name, todo = "clock", "set this machine's clock, as root: `timedatectl set-ntp true` (it needs chrony or systemd-timesyncd); `timedatectl` tells whether it is synchronized"
 	newest := s.Position.Time
 	for _, w := range s.Witness {
 		if w.Error == "" && w.Cluster == s.Cluster && w.Position.Time.After(newest) {
@@ -141,7 +143,7 @@ func clock(s observer.State) check.Finding {
 	case age < -slowClock:
 		return warn(name, todo, "this machine's clock is %s behind the chain's newest block", -age)
 	case age > brokenClock:
-		return warn(name, "look whether the chain makes blocks; if it does, "+todo, "the newest block is %s old: the chain stands still, or this machine's clock is ahead", age)
+		return warn(name, "look whether the chain makes blocks; if it does: "+todo, "the newest block is %s old: the chain stands still, or this machine's clock is ahead", age)
 	default:
 		return check.Good(name, "it agrees with the chain's newest block")
 	}
@@ -155,7 +157,7 @@ const inboundSlots = 40
 // peers of its witnesses. A node that was stopped must get its place back.
 func (r *Replica) slots(ctx context.Context, s observer.State) check.Finding {
 	const name = "inbound slots"
-	todo := "add unconditional_peer_ids = \"" + s.Node.ID + "\" to [p2p] in the config.toml of its peers, and restart them one by one: then its place is always free"
+	todo := "put `unconditional_peer_ids = \"" + s.Node.ID + "\"` under [p2p] in the config.toml of its peers, and restart them one by one: then its place is always free"
 	type answer struct {
 		inbound int
 		has     bool
@@ -205,6 +207,7 @@ type p2pConfig struct {
 // what the node tells its peers, "" where it could not be asked.
 func (r *Replica) hidden(listen string) []check.Finding {
 	const name = "hidden"
+	todo := hint.Command("eddy", "config", "init", "--node-config", "--write", r.layout.Home) + ", then restart the node"
 	var out []check.Finding
 	for _, b := range r.layout.bases {
 		file := filepath.Join(b.dir, "config", "config.toml")
@@ -214,14 +217,14 @@ func (r *Replica) hidden(listen string) []check.Finding {
 			continue
 		}
 		if c.P2P.PEX == nil || *c.P2P.PEX {
-			out = append(out, warn(name, "set pex = false under [p2p] in "+file+", then restart the node", "pex is on: the node trades addresses with its peers"))
+			out = append(out, warn(name, todo+"; it sets pex = false in "+file, "pex is on: the node trades addresses with its peers"))
 		}
 		if c.P2P.Seed {
-			out = append(out, warn(name, "set seed_mode = false under [p2p] in "+file+", then restart the node", "seed_mode is on: the node hangs up on its peers and cannot follow the chain"))
+			out = append(out, warn(name, todo+"; it sets seed_mode = false in "+file, "seed_mode is on: the node hangs up on its peers and cannot follow the chain"))
 		}
 	}
 	if host, port, ok := advertised(listen); ok {
-		out = append(out, warn(name, fmt.Sprintf("set external_address = \"0.0.0.0:%s\" under [p2p] in config.toml, then restart the node: an unspecified address is not listed", port),
+		out = append(out, warn(name, todo+fmt.Sprintf("; it sets external_address = \"0.0.0.0:%s\" or the like: an unspecified address is not listed", port),
 			"it tells its peers the address %s, and they list it", net.JoinHostPort(host, port)))
 	}
 	if len(out) == 0 {

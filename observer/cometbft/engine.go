@@ -187,7 +187,7 @@ func lockDB(d Database) (lock *dbLock, err error) {
 	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EACCES) {
-			return nil, hint.Add(fmt.Errorf("%s: %w", d.Name, ErrInUse), "check that replica.control stops the node that uses this home")
+			return nil, hint.Add(fmt.Errorf("%s: %w", d.Name, ErrInUse), "see that replica.control stops the node that uses this home")
 		}
 		return nil, fmt.Errorf("lock %s: %w", d.Name, err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/control"
 )
 
 // unfit makes an error with observer.ErrNotFit and a hint.
@@ -45,10 +46,10 @@ func (r *Replica) Gate(ctx context.Context, s observer.State) error {
 	}
 	st, err := r.o.Control.Status(ctx)
 	if err != nil {
-		return hint.Add(fmt.Errorf("%w: %s: %w", observer.ErrNotFit, r.o.Control, err), hintOr(err, "look at replica.control"))
+		return hint.Add(fmt.Errorf("%w: %s: %w", observer.ErrNotFit, r.o.Control, err), hint.Or(err, "look at replica.control"))
 	}
 	if !st.Running {
-		return unfit("start it first; eddy starts no node that somebody else stopped", "%s says that the node is stopped", r.o.Control)
+		return unfit(control.HowToStart(r.o.Control)+"; eddy starts no node that somebody else stopped", "%s says that the node is stopped", r.o.Control)
 	}
 	return nil
 }
@@ -60,9 +61,9 @@ func (r *Replica) isOnChain(s observer.State) error {
 	case err != nil:
 		return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
 	case r.o.ChainID != "" && s.Cluster != r.o.ChainID:
-		return unfit("correct replica.chain_id or replica.rpc", "it is on chain %s, the configuration says %s", s.Cluster, r.o.ChainID)
+		return unfit("set `replica.chain_id: "+s.Cluster+"` if that is the chain that you mean, else `replica.rpc: URL` to the RPC of a node on "+r.o.ChainID+", and replica.home to its home", "it is on chain %s, the configuration says %s", s.Cluster, r.o.ChainID)
 	case chain != s.Cluster:
-		return unfit("replica.rpc and replica.home must be of one node", "its RPC is on chain %s, the genesis in %s is of chain %s", s.Cluster, r.o.Home, chain)
+		return unfit("set `replica.home: DIR` to the home of the node at "+bare(r.o.RPC)+", or `replica.rpc: URL` to the RPC of the node that has this home", "its RPC is on chain %s, the genesis in %s is of chain %s", s.Cluster, r.o.Home, chain)
 	}
 	return nil
 }
@@ -70,14 +71,14 @@ func (r *Replica) isOnChain(s observer.State) error {
 // isNoValidator refuses a node that takes part in consensus, or did.
 func (r *Replica) isNoValidator(s observer.State) error {
 	if s.Voting > 0 {
-		return unfit("back up an observer beside it; `eddy node` or your own node without its key will do", "%s is a validator (voting power %d): it must not be stopped", s.Node.Name, s.Voting)
+		return unfit("back up an observer beside it, a full node of the chain with a key of its own: set `replica.home: DIR` and `replica.rpc: URL` to that one's", "%s is a validator (voting power %d): it must not be stopped", s.Node.Name, s.Voting)
 	}
 	sign, err := SignState(r.o.Home)
 	if err != nil {
 		return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
 	}
 	if !sign.Zero() {
-		return unfit("an observer has a key of its own that never signed; if this node was a validator, give it a new key", "its key has signed (height %d): it is or was a validator", sign.Height)
+		return unfit("back up an observer beside it, a full node of the chain with a key of its own: set `replica.home: DIR` and `replica.rpc: URL` to that one's; a node that is no validator any more needs a new key", "its key has signed (height %d): it is or was a validator", sign.Height)
 	}
 	return nil
 }
@@ -85,17 +86,10 @@ func (r *Replica) isNoValidator(s observer.State) error {
 func (r *Replica) witnessesAgree(s observer.State) error {
 	for _, w := range s.Witness {
 		if w.Error == "" && w.Cluster != s.Cluster {
-			return unfit("correct replica.witnesses", "witness %s is on chain %s, the node on %s", w.URL, w.Cluster, s.Cluster)
+			return unfit(otherWitness(w.URL), "witness %s is on chain %s, the node on %s", w.URL, w.Cluster, s.Cluster)
 		}
 	}
 	return nil
-}
-
-func hintOr(err error, text string) string {
-	if h := hint.Of(err); h != "" {
-		return h
-	}
-	return text
 }
 
 // behind makes an error that waiting may cure.
@@ -107,7 +101,7 @@ func behind(advice, format string, args ...any) error {
 func (r *Replica) isBehind(s observer.State) error {
 	peers := ""
 	if s.Peers == 0 {
-		peers = "; it has no peers: are the inbound slots of its peers full? unconditional_peer_ids on them lets it in"
+		peers = "; it has no peers: see `eddy doctor`, inbound slots"
 	}
 	h := s.Position.Index
 	switch {
@@ -116,9 +110,9 @@ func (r *Replica) isBehind(s observer.State) error {
 	case s.Leader != nil && h+r.o.MaxBehind < s.Leader.Index:
 		return behind("wait until it has caught up"+peers, "it is at height %d, the chain at %d", h, s.Leader.Index)
 	case s.Leader == nil && len(s.Witness) > 0:
-		return behind("at least one of replica.witnesses must answer", "no witness answers (%s)", s.Witness[0].Error)
+		return behind(otherWitness(s.Witness[0].URL), "no witness answers (%s)", s.Witness[0].Error)
 	case s.Leader == nil && s.Taken.Sub(s.Position.Time) > stale:
-		return behind("name witnesses, or wait until it has caught up"+peers, "its newest block is %s old", s.Taken.Sub(s.Position.Time).Round(time.Second))
+		return behind("wait until it has caught up, or set `replica.witnesses: [URL1, URL2]` to nodes that know how high the chain is"+peers, "its newest block is %s old", s.Taken.Sub(s.Position.Time).Round(time.Second))
 	}
 	return nil
 }

@@ -170,6 +170,8 @@ func ReadLayout(home string, extraRoots map[string]string, include []string) (La
 	return l, nil
 }
 
+const rightHome = "set `replica.home: DIR` to the directory that holds the node's config and data"
+
 func resolveHome(home string) (string, error) {
 	home, err := filepath.Abs(home)
 	if err != nil {
@@ -183,7 +185,7 @@ func resolveHome(home string) (string, error) {
 	case err == nil:
 		return dir, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return "", hint.Add(fmt.Errorf("the home %s does not exist", home), "set replica.home to the directory that holds the node's config and data")
+		return "", hint.Add(fmt.Errorf("the home %s does not exist", home), rightHome)
 	default:
 		return "", hint.Add(fmt.Errorf("read the home: %w", err), "run eddy as the node's user"+ownerOf(home))
 	}
@@ -213,7 +215,7 @@ func readBases(home string) ([]base, error) {
 	}
 	if len(bases) == 0 {
 		return nil, hint.Add(fmt.Errorf("the home %s has neither data nor config/config.toml, nor a chaindata", home),
-			"set replica.home to the directory that holds the node's config and data")
+			rightHome)
 	}
 	for _, b := range bases {
 		if _, err := os.ReadDir(b.data); errors.Is(err, fs.ErrNotExist) {
@@ -303,7 +305,7 @@ func (l *Layout) name(app appConfig, extraRoots map[string]string) error {
 			return hint.Add(fmt.Errorf("roots.%s: %s is not an absolute path", name, dir), "write the whole path")
 		}
 		if _, err := os.ReadDir(dir); err != nil {
-			return hint.Add(fmt.Errorf("roots.%s: %w", name, err), "correct the path, or run eddy as the user who may read it")
+			return hint.Add(fmt.Errorf("roots.%s: %w", name, err), fmt.Sprintf("set `roots.%s: DIR`, or run eddy as the user who may read it%s", name, ownerOf(dir)))
 		}
 		if err := l.take(name, dir); err != nil {
 			return err

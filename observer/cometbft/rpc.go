@@ -5,7 +5,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/control"
 )
 
 // callTimeout bounds one call of a node's RPC.
@@ -149,7 +152,7 @@ func (r *Replica) Describe(ctx context.Context) (observer.State, error) {
 	wg.Wait()
 	if err != nil {
 		return s, hint.Add(fmt.Errorf("%w: its RPC %s does not answer: %w", observer.ErrNotFit, bare(r.o.RPC), err),
-			"is the node running? replica.rpc must be its RPC address (config.toml, [rpc] laddr)")
+			r.rightRPC())
 	}
 	s.Cluster, s.Version, s.CatchUp, s.Voting = st.chainID, st.version, st.catchingUp, st.power
 	s.Node = observer.Node{ID: st.id, Name: st.moniker, Role: "observer"}
@@ -165,6 +168,31 @@ func (r *Replica) Describe(ctx context.Context) (observer.State, error) {
 	}
 	s.Leader = leader(s)
 	return s, nil
+}
+
+// rightRPC is what to do where nothing answers at replica.rpc. The node's own file
+// says where its RPC listens, unless its command says otherwise.
+func (r *Replica) rightRPC() string {
+	file := filepath.Join(r.layout.bases[0].dir, "config", "config.toml")
+	var c struct {
+		RPC struct {
+			Listen string `toml:"laddr"`
+		} `toml:"rpc"`
+	}
+	err := readTOML(file, &c)
+	_, listen, _ := strings.Cut(c.RPC.Listen, "://")
+	host, port, serr := net.SplitHostPort(listen)
+	if err = errors.Join(err, serr); err != nil {
+		return "set `replica.rpc: URL` to the node's RPC address, if it runs; else " + control.HowToStart(r.o.Control)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	says := url.URL{Scheme: "http", Host: net.JoinHostPort(host, port)}
+	if own, err := url.Parse(r.o.RPC); err == nil && own.Host == says.Host {
+		return control.HowToStart(r.o.Control) + ", unless it runs: replica.rpc is what " + file + " says; its log tells why it does not answer"
+	}
+	return fmt.Sprintf("set `replica.rpc: %s`, as %s has it", &says, file)
 }
 
 func (r *Replica) witness(ctx context.Context, raw string) observer.Witness {

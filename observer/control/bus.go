@@ -32,7 +32,7 @@ func (s systemd) ask(ctx context.Context, what, name string, do func(context.Con
 	defer cancel()
 	conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
-		return hint.Add(fmt.Errorf("connect to systemd: %w", join(context.Cause(ctx), err)), "eddy needs the D-Bus system bus, /run/dbus/system_bus_socket")
+		return hint.Add(fmt.Errorf("connect to systemd: %w", join(context.Cause(ctx), err)), "eddy needs the D-Bus system bus, /run/dbus/system_bus_socket; as root: `systemctl start dbus.socket`")
 	}
 	defer conn.Close()
 	if err := do(ctx, conn); err != nil {
@@ -108,7 +108,7 @@ func (s systemd) order(ctx context.Context, verb, name string) error {
 			err = call(ctx, conn, "ResetFailedUnit", name).Err
 		}
 		if denied(err) {
-			err = hint.Add(fmt.Errorf("%w: %w", errDenied, err), rightsHint)
+			err = hint.Add(fmt.Errorf("%w: %w", errDenied, err), polkitHint)
 		}
 		return err
 	})
@@ -140,13 +140,13 @@ func (s systemd) may(ctx context.Context, verb, name string) error {
 		var e dbus.Error
 		switch {
 		case denied(err):
-			return hint.Add(fmt.Errorf("%w: %w", errDenied, err), rightsHint)
+			return hint.Add(fmt.Errorf("%w: %w", errDenied, err), polkitHint)
 		case errors.As(err, &e) && strings.Contains(e.Error(), "only valid for"):
 			return nil
 		case err == nil:
 			return errors.New("an impossible request was taken")
 		default:
-			return hint.Add(err, "where systemd is older than version 246 use rights: sudo")
+			return hint.Add(err, "where systemd is older than version 246 set `replica.control.systemd.rights: sudo`")
 		}
 	})
 }
@@ -154,7 +154,11 @@ func (s systemd) may(ctx context.Context, verb, name string) error {
 // errDenied is in the chain of a refusal for want of rights.
 var errDenied = errors.New("not allowed")
 
-const rightsHint = "install the polkit rule, or the sudoers lines with rights: sudo, as docs/systemd.md shows"
+// What gives the right, in the way that the configuration names.
+const (
+	polkitHint = "install deploy/systemd/50-eddy.rules as /etc/polkit-1/rules.d/50-eddy.rules, with eddy's user and the unit in place of gaia and gaiad; where polkit is older than 0.106 set `replica.control.systemd.rights: sudo`"
+	sudoHint   = "install deploy/systemd/sudoers as /etc/sudoers.d/eddy, mode 0440, with eddy's user and the unit in place of gaia and gaiad"
+)
 
 func denied(err error) bool {
 	var e dbus.Error
@@ -172,7 +176,7 @@ func sudoArgv(verb, name string) []string {
 func runSudo(ctx context.Context, argv []string) error {
 	c, err := spawn(argv, nodeEnv(), true, nil)
 	if err != nil {
-		return hint.Add(err, "install sudo, or use rights: polkit")
+		return hint.Add(err, "install sudo, or set `replica.control.systemd.rights: polkit`")
 	}
 	defer c.free()
 	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), busTimeout)
@@ -183,7 +187,7 @@ func runSudo(ctx context.Context, argv []string) error {
 		return fmt.Errorf("sudo did not end: %w", err)
 	}
 	if err := c.outcome(); err != nil {
-		return hint.Add(fmt.Errorf("%s: %w", strings.Join(argv, " "), err), rightsHint)
+		return hint.Add(fmt.Errorf("%s: %w", strings.Join(argv, " "), err), sudoHint)
 	}
 	return nil
 }

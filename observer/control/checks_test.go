@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +52,34 @@ func TestChecks(t *testing.T) {
 			if (f.Hint == "") != (f.Level == check.OK) || f.Said == "" {
 				t.Errorf("%s: %+v", name, f)
 			}
+		}
+	}
+}
+
+// An open journal is settled by the control that wrote it, and by no other: who has
+// changed the configuration meanwhile is told to see for himself.
+func TestOpenHoldOfAnotherControl(t *testing.T) {
+	dir := t.TempDir()
+	if err := (Record{Kind: kindHold, Control: controlExec, Purpose: purposeBackup, PID: 7}).write(dir); err != nil {
+		t.Fatal(err)
+	}
+	sh := []string{"sh", "-c", "exit 0"}
+	own := mustExec(t, ExecConfig{Stop: sh, Start: sh, Status: sh, Dir: dir})
+	unit, err := NewSystemd(SystemdConfig{Unit: "gaiad", Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, c := range map[string]Control{
+		"while process 7 lives this is as it should be; else `eddy backup` starts": own,
+		"then `rm " + dir + "/hold.json`":                                          NewSupervise(filepath.Join(dir, "s")),
+		"see to it that the node runs, then `rm " + dir + "/hold.json`":            unit,
+		"else `eddy backup` starts the node":                                       NewOrdered(own, unit),
+	} {
+		i := slices.IndexFunc(Checks(t.Context(), c, dir, DefaultTimeout), func(f check.Finding) bool {
+			return f.Name == "open hold" && strings.Contains(f.Hint, want)
+		})
+		if i < 0 {
+			t.Errorf("%s: no hint with %q", c, want)
 		}
 	}
 }

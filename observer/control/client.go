@@ -149,7 +149,7 @@ func (c *supervised) awaitRunning(ctx context.Context, d time.Duration) error {
 		}
 		if sleep(ctx, pollEvery) != nil {
 			return hint.Add(fmt.Errorf("the node was not seen to run again within %s: %w", d, err),
-				"look whether eddy supervise runs: it starts the node when its manager starts it")
+				"start the service or the container that has `eddy supervise` in it: it starts the node")
 		}
 	}
 }
@@ -243,7 +243,7 @@ func (c *supervised) dial(ctx context.Context) (*line, error) {
 		todo := "look at the log of eddy supervise"
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-			todo = "start the node with: eddy supervise --socket " + c.socket + " -- CMD ..."
+			todo = "start the node with `eddy supervise --socket " + hint.Shell(c.socket) + " -- CMD`, or set `replica.control.supervise: SOCKET` to the one that it has"
 		case errors.Is(err, fs.ErrPermission):
 			todo = "run eddy as the user that runs the node, or allow this one with --allow-uid or --allow-gid"
 		}

@@ -117,9 +117,9 @@ func (i containerInfo) state() (runState, error) {
 		}
 		return stopped, nil
 	case "restarting":
-		return unknown, hint.Add(fmt.Errorf("container %s ends by itself again and again (exit code %d)", i.name, i.exitCode), "look at docker logs "+i.name)
+		return unknown, hint.Add(fmt.Errorf("container %s ends by itself again and again (exit code %d)", i.name, i.exitCode), hint.Command("docker", "logs", "--tail", "100", i.name)+" says why")
 	}
-	return unknown, hint.Add(fmt.Errorf("container %s is %s", i.name, i.status), "look at docker ps -a; make the container again, if it does not go away")
+	return unknown, hint.Add(fmt.Errorf("container %s is %s", i.name, i.status), "`docker ps -a` shows it; make the container again, if it stays so")
 }
 
 // cleanExits are the exit codes of a node that ended by itself when it was asked
@@ -146,22 +146,22 @@ func (i containerInfo) refusal() error {
 	refuse := func(todo, what string) error {
 		return hint.Add(fmt.Errorf("container %s %s", i.name, what), todo)
 	}
-	const supervise = "run the node under eddy supervise, in its container, and use control.supervise"
+	const supervise = "run the node under `eddy supervise --socket SOCKET -- CMD`, in its container, and set `replica.control.supervise: SOCKET` instead of replica.control.docker"
 	switch st, err := i.state(); {
 	case err != nil:
 		return err
 	case i.status == "created":
-		return refuse("docker start "+i.name, "was made but never started")
+		return refuse(hint.Command("docker", "start", i.name), "was made but never started")
 	case i.status == "paused":
-		return refuse("docker unpause "+i.name, "is paused")
+		return refuse(hint.Command("docker", "unpause", i.name), "is paused")
 	case st != running: // that it is stopped is for the caller to judge
 		return nil
 	case i.autoRemove:
-		return refuse("make it without --rm", "is removed when it stops")
+		return refuse("make it anew without --rm", "is removed when it stops")
 	case i.task:
 		return refuse(supervise, "is a task of an orchestrator, which would start another in its place")
 	case slices.Contains([]string{"SIGKILL", "KILL", "9"}, strings.ToUpper(i.stopSignal)):
-		return refuse("make it with --stop-signal SIGTERM", "is stopped by SIGKILL")
+		return refuse("make it anew with --stop-signal SIGTERM", "is stopped by SIGKILL")
 	case ownContainer(i.id):
 		return refuse(supervise+"; or run eddy in a container of its own", "is the one that eddy itself runs in")
 	}

@@ -80,7 +80,7 @@ func (r Request) withDefaults() (Request, error) {
 		return r, errors.New("hold: time-out and deadline must not be negative")
 	case r.Timeout >= r.Deadline:
 		return r, hint.Add(fmt.Errorf("hold: the node may take %s to stop, but the whole hold only %s", r.Timeout, r.Deadline),
-			"give the hold a deadline that is longer than the stop time-out")
+			"set `replica.control.deadline: 10m`, or anything else that is longer than replica.control.timeout")
 	}
 	return r, nil
 }

@@ -163,7 +163,7 @@ func (c *container) look(ctx context.Context) (containerInfo, error) {
 	if c.ref.ID == "" {
 		i, err := c.inspect(ctx, c.ref.Name)
 		if errors.Is(err, errNoContainer) {
-			err = hint.Add(fmt.Errorf("there is no container %s", c.ref.Name), "docker ps -a lists them; control.docker.socket says which engine is asked")
+			err = hint.Add(fmt.Errorf("there is no container %s", c.ref.Name), "`docker ps -a` lists them: set `replica.control.docker.container: NAME`; replica.control.docker.socket says which engine is asked")
 		}
 		return i, err
 	}
@@ -211,6 +211,9 @@ func (c *container) fit(ctx context.Context, r *Record) error {
 	return nil
 }
 
+// startArgv implements manager.
+func (c *container) startArgv() []string { return []string{"docker", "start", c.ref.Name} }
+
 // lookEvery implements manager: an engine that is restarted starts containers
 // whose policy is always, and anybody may.
 func (c *container) lookEvery() time.Duration { return time.Second }
@@ -242,5 +245,5 @@ func (c *container) start(ctx context.Context, _ *os.File) (failed, err error) {
 	case failed != nil && ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: %w", errNoReturn, context.Cause(ctx))
 	}
-	return hint.Add(failed, "docker start "+c.ref.Name+" says what is wrong"), nil
+	return hint.Add(failed, hint.Command("docker", "start", c.ref.Name)+" says what is wrong"), nil
 }

@@ -31,11 +31,7 @@ func (d *docker) Checks(ctx context.Context) []check.Finding {
 }
 
 func bad(name string, err error) check.Finding {
-	f := check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: hint.Of(err)}
-	if f.Hint == "" {
-		f.Hint = "look at the engine's log"
-	}
-	return f
+	return check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: hint.Or(err, "`journalctl -u docker` has the engine's log")}
 }
 
 func guardCheck() check.Finding {
@@ -52,7 +48,7 @@ func (i containerInfo) managerCheck() check.Finding {
 		return bad(name, err)
 	}
 	if i.restart == "no" {
-		return check.Finding{Name: name, Level: check.Warn, Said: said, Hint: "docker update --restart unless-stopped " + i.name}
+		return check.Finding{Name: name, Level: check.Warn, Said: said, Hint: hint.Command("docker", "update", "--restart", "unless-stopped", i.name)}
 	}
 	return check.Good(name, said)
 }
@@ -65,6 +61,6 @@ func (i containerInfo) stopCheck() check.Finding {
 	return check.Finding{
 		Name: name, Level: check.Warn,
 		Said: fmt.Sprintf("eddy asks for a stop without SIGKILL, but docker stop and the engine's own end kill the node after %s", i.stopTimeout),
-		Hint: "make the container with --stop-timeout 180, or stop_grace_period: 3m in the compose file",
+		Hint: "make the container anew with --stop-timeout 180, or with stop_grace_period: 3m in its compose file",
 	}
 }

@@ -351,7 +351,7 @@ func TestDockerUnreachable(t *testing.T) {
 	dir := t.TempDir()
 	for host, want := range map[string]string{
 		"unix://" + dir + "/none":    "control.docker.socket",
-		"tcp://127.0.0.1:1":          "start the engine",
+		"tcp://127.0.0.1:1":          "start what is to listen there",
 		"unix://" + dir + "/no\nway": "",
 	} {
 		_, err := mustDocker(t, DockerConfig{Container: "gaia", Host: host, Dir: dir}).Status(ctxOf(t))

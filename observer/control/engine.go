@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/user"
 	"regexp"
 	"strings"
 
@@ -161,13 +162,23 @@ func (e *engine) unreachable(err error) error {
 	rootless := fmt.Sprintf("/run/user/%d/docker.sock", os.Getuid())
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return hint.Add(err, "put eddy's user into the socket's group (usually docker), which makes it root on this machine, or name a proxy that allows less as control.docker.socket")
+		return hint.Add(err, fmt.Sprintf("as root: `usermod -aG docker %s`, then log in anew, or start eddy's service anew; that makes it root on this machine: a proxy that allows less is named by `replica.control.docker.socket: tcp://HOST:PORT`", me()))
 	case errors.Is(err, fs.ErrNotExist) && exists(rootless):
-		return hint.Add(err, "an engine without root listens at "+rootless+": name it as control.docker.socket")
+		return hint.Add(err, "an engine without root listens there: set `replica.control.docker.socket: "+rootless+"`")
+	case strings.HasPrefix(e.host, "tcp:"):
+		return hint.Add(err, "start what is to listen there, or set `replica.control.docker.socket: PATH` to the engine's own socket")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return hint.Add(err, "start the engine, or say in control.docker.socket where it listens")
+		return hint.Add(err, "as root: `systemctl start docker`; if the engine listens elsewhere, set `replica.control.docker.socket: PATH`")
 	}
 	return err
+}
+
+// me is this process's user, by name where it has one.
+func me() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return fmt.Sprint(os.Getuid())
 }
 
 func exists(path string) bool {

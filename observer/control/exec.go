@@ -59,7 +59,7 @@ func NewExec(c ExecConfig) (Control, error) {
 	}
 	for name, argv := range map[string][]string{"stop": c.Stop, "start": c.Start, "status": c.Status} {
 		if err := checkArgv(argv); err != nil {
-			return nil, hint.Add(fmt.Errorf("control.exec.%s: %w", name, err), "give stop, start and status, each as a list of words")
+			return nil, hint.Add(fmt.Errorf("control.exec.%s: %w", name, err), "set replica.control.exec.stop, replica.control.exec.start and replica.control.exec.status, each as a list of words")
 		}
 	}
 	if c.Dir == "" {
@@ -130,7 +130,7 @@ func (c *commands) status(ctx context.Context) (runState, string, error) {
 		}
 	}
 	return unknown, "", hint.Add(fmt.Errorf("status: %w", cmd.outcome()),
-		"the status command must exit with 0 when the node runs and with 3 when it is stopped")
+		"run it by hand, as eddy's user: "+hint.Command(c.argv.Status...)+" must exit with 0 when the node runs and with 3 when it is stopped")
 }
 
 // fit implements manager: whether the commands work shows only when they are run.
@@ -138,6 +138,9 @@ func (c *commands) fit(_ context.Context, r *Record) error {
 	r.Argv = c.argv
 	return nil
 }
+
+// startArgv implements manager.
+func (c *commands) startArgv() []string { return c.argv.Start }
 
 // lookEvery implements manager: a process for each look is too much.
 func (c *commands) lookEvery() time.Duration { return 0 }
@@ -152,7 +155,7 @@ func (c *commands) stop(ctx context.Context) (failed, err error) {
 		return nil, nil
 	}
 	defer cmd.free()
-	return hint.Add(cmd.outcome(), "run the stop command by hand and read what it says"), nil
+	return hint.Add(cmd.outcome(), "run it by hand, as eddy's user, and read what it says: "+hint.Command(c.argv.Stop...)), nil
 }
 
 func (c *commands) start(ctx context.Context, lock *os.File) (failed, err error) {
@@ -163,10 +166,10 @@ func (c *commands) start(ctx context.Context, lock *os.File) (failed, err error)
 	if err := cmd.wait(ctx); err != nil {
 		c.left.leave(cmd) // it may be the node itself, so it is left alone, and keeps the lock
 		return nil, hint.Add(fmt.Errorf("%w: %s: %w", errNoReturn, cmd.name, context.Cause(ctx)),
-			"the start command must return when the node has been started, not be the node")
+			"the start command must return when the node has been started, not be the node: "+hint.Command(c.argv.Start...))
 	}
 	defer cmd.free()
-	return hint.Add(cmd.outcome(), "run the start command by hand and read what it says"), nil
+	return hint.Add(cmd.outcome(), "run it by hand, as eddy's user, and read what it says: "+hint.Command(c.argv.Start...)), nil
 }
 
 // leave keeps a command that did not end in time, to be reaped later.

@@ -110,7 +110,7 @@ func (e *guarded) hold(ctx context.Context, r Request) (*guardedHold, error) {
 	}
 	if r.Deadline -= e.early; r.Deadline <= r.Timeout {
 		return nil, hint.Add(fmt.Errorf("the node may take %s to stop, and its guards %s to start it, but the whole hold only %s", r.Timeout, e.early, r.Deadline+e.early),
-			"give the hold a deadline that is longer than both together")
+			fmt.Sprintf("set `replica.control.deadline: %s`, or more", r.Timeout+2*e.early+time.Minute))
 	}
 	// A workdir below the job's own is ours to make; only its parent must be there.
 	if err := os.Mkdir(e.node.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -147,7 +147,7 @@ func (e *guarded) hold(ctx context.Context, r Request) (*guardedHold, error) {
 // mayHold makes the record of a hold, where one may begin now.
 func (e *guarded) mayHold(ctx context.Context, r Request) (rec Record, err error) {
 	if old, err := ReadHold(e.node.Dir); old != nil || err != nil {
-		return rec, hint.Add(join(errors.New("an earlier hold is still open"), err), "the next eddy backup closes it first")
+		return rec, hint.Add(join(errors.New("an earlier hold is still open"), err), "`eddy backup` closes it first")
 	}
 	if err := swapping(e.node.SwapFile); err != nil {
 		return rec, err
@@ -163,7 +163,7 @@ func (e *guarded) mayHold(ctx context.Context, r Request) (rec Record, err error
 		if err := e.node.by.fit(ctx, &rec); errors.Is(err, ErrStopped) && hint.Of(err) != "" {
 			return rec, err // it knows more
 		}
-		return rec, hint.Add(ErrStopped, "somebody stopped it: start it, then run eddy backup again")
+		return rec, hint.Add(ErrStopped, "somebody stopped it: "+byHand(e.node.by)+" starts it; then `eddy backup`")
 	}
 	boot, err := fsx.BootID()
 	if err != nil {
@@ -242,7 +242,7 @@ func (h *guardedHold) stop(ctx context.Context, r Request, began time.Time) erro
 		}
 		if sleep(within, pollEvery) != nil {
 			return join(hint.Add(fmt.Errorf("%w: %s after %s", ErrStopTimeout, state(last), r.Timeout),
-				"it was not killed, and is started again if it ends; raise control.timeout if it only needs longer"), serr, h.abandon(h.e.linger))
+				"it was not killed, and is started again if it ends; raise replica.control.timeout if it only needs longer"), serr, h.abandon(h.e.linger))
 		}
 	}
 	switch {
@@ -408,9 +408,9 @@ func (e *guarded) recover(ctx context.Context) (bool, error) {
 		return false, nil
 	case rec.Kind != "" && rec.Kind != kindHold || rec.Control != "" && rec.Control != e.control:
 		return false, hint.Add(fmt.Errorf("the hold journal is of another control (%s %s)", printable(rec.Kind, 32), printable(rec.Control, 32)),
-			"run eddy once more with the control that stopped the node")
+			settleByHand(e.node.Dir))
 	case rec.Purpose != "" && rec.Purpose != purposeBackup:
-		return false, hint.Add(fmt.Errorf("%w: the node is held for a %s", ErrRestoring, printable(rec.Purpose, 32)), "finish it with eddy restore")
+		return false, hint.Add(fmt.Errorf("%w: the node is held for a %s", ErrRestoring, printable(rec.Purpose, 32)), "finish the restore")
 	}
 	n := e.node.of(*rec)
 	if err := swapping(n.SwapFile); err != nil {

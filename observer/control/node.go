@@ -32,6 +32,8 @@ type manager interface {
 	// start likewise. lock may stay taken by what outlives ctx: then err is
 	// errNoReturn.
 	start(ctx context.Context, lock *os.File) (failed, err error)
+	// startArgv is the command by which a person starts the node.
+	startArgv() []string
 	// lookEvery is how often a held node is looked at; 0: when it is released.
 	lookEvery() time.Duration
 }
@@ -222,7 +224,7 @@ func (n *node) awaitStarted(ctx context.Context, failed error) (bool, error) {
 		}
 		if sleep(ctx, pollEvery) != nil {
 			return false, hint.Add(join(fmt.Errorf("start: the node does not run: %w", context.Cause(ctx)), err),
-				"look at the node's log; a node that needs longer needs a longer start time-out")
+				"look at the node's log")
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (o ordered) Hold(ctx context.Context, r Request) (Hold, error) {
 		if st, err := c.Status(ctx); err != nil {
 			return nil, err
 		} else if !st.Running && !st.Held {
-			return nil, hint.Add(fmt.Errorf("%s: hold: %w", c, ErrStopped), "somebody stopped it: start it, then run eddy backup again")
+			return nil, hint.Add(fmt.Errorf("%s: hold: %w", c, ErrStopped), "somebody stopped it: "+HowToStart(c)+", then `eddy backup`")
 		}
 	}
 	began, down := time.Now(), r.Down

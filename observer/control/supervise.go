@@ -254,7 +254,7 @@ func swapping(file string) error {
 	_, err := os.Lstat(file)
 	switch {
 	case err == nil:
-		return hint.Add(fmt.Errorf("%w: %s is there", ErrRestoring, file), "finish it with eddy restore")
+		return hint.Add(fmt.Errorf("%w: %s is there", ErrRestoring, file), "finish the restore")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		return nil
 	default:
@@ -401,7 +401,7 @@ func (s *supervisor) giveUp() {
 	s.endHold()
 	s.state, s.linger = stateRunning, true
 	h.peer.refuse(codeTimeout, fmt.Sprintf("it did not end within %s of SIGTERM", time.Since(h.began).Round(time.Millisecond)),
-		"it was not killed; raise control.timeout if it only needs longer, else look at the node's log")
+		"it was not killed; raise replica.control.timeout if it only needs longer, else look at the node's log")
 }
 
 // expire ends a hold at its deadline.

@@ -134,7 +134,7 @@ func (s *service) status(ctx context.Context) (runState, string, error) {
 	case u.active():
 		return running, u.invocation, nil
 	case u.loadState == "not-found":
-		return unknown, u.invocation, hint.Add(fmt.Errorf("%w: systemd knows no %s", errGone, u.name), "see systemctl list-units --type=service for its name")
+		return unknown, u.invocation, hint.Add(fmt.Errorf("%w: systemd knows no %s", errGone, u.name), noSuchUnit)
 	case held && u.masked():
 		return unknown, u.invocation, fmt.Errorf("%w: %s was masked", errGone, u.name)
 	case held && u.unitFileState == "disabled" && s.ref.FileState != "disabled":
@@ -174,11 +174,11 @@ func (s *service) alone(ctx context.Context, u unit) error {
 	}{
 		{
 			append(slices.Clone(u.triggeredBy), u.upheldBy...), "%s would start %s while it is held",
-			"systemctl disable --now %s, or use another control: eddy holds no node that is started by others",
+			"as root: `systemctl disable --now %s`; eddy holds no node that is started by others",
 		},
 		{
 			u.stopsWith, "%s would be stopped with %s, and not started again",
-			"in %s say Wants= and After= instead of Requires=, Requisite=, BindsTo= or PartOf=",
+			"in the file of %s say Wants= instead of Requires=, Requisite=, BindsTo= or PartOf=, then, as root: `systemctl daemon-reload`",
 		},
 	} {
 		for _, name := range other.names {
@@ -197,7 +197,7 @@ func (s *service) alone(ctx context.Context, u unit) error {
 // guardFits refuses a hold where the unit's guard is not there, or would not find
 // the journal, or not be allowed to read it.
 func (s *service) guardFits(ctx context.Context, _ unit) error {
-	const todo = "install both as docs/systemd.md shows, then systemctl daemon-reload"
+	const todo = "install deploy/systemd/eddy-guard@.timer and deploy/systemd/eddy-guard@.service in /etc/systemd/system, with eddy's user in place of gaia, then, as root: `systemctl daemon-reload`"
 	timer, err := s.systemd.unit(ctx, s.ref.guardUnit(".timer"))
 	if err != nil {
 		return err
@@ -217,16 +217,26 @@ func (s *service) guardFits(ctx context.Context, _ unit) error {
 		return i > 0 && i+1 < len(argv) && filepath.Clean(argv[i+1]) == s.dir
 	})
 	if !reads {
-		return hint.Add(fmt.Errorf("the guard %s does not look into the workdir %s", g.name, s.dir), "let its ExecStart= have --workdir "+s.dir)
+		return hint.Add(fmt.Errorf("the guard %s does not look into the workdir %s", g.name, s.dir), "as root: "+dropIn(g.name, "[Service]", "ExecStart=", "ExecStart=/usr/local/bin/eddy guard-unit --workdir "+s.dir+" %i")+", or set `workdir: DIR` to the guard's")
 	}
 	me, err := user.Current()
 	if err != nil {
 		return fmt.Errorf("who runs eddy: %w", err)
 	}
 	if runs := orRoot(g.user); runs != me.Username && runs != me.Uid {
-		return hint.Add(fmt.Errorf("the guard %s runs as %s, this eddy as %s", g.name, runs, me.Username), "run both as the node's user: User= in the guard's service")
+		return hint.Add(fmt.Errorf("the guard %s runs as %s, this eddy as %s", g.name, runs, me.Username), "both must be the node's user; where eddy is, as root: "+dropIn(g.name, "[Service]", "User="+me.Username, "Group="+me.Gid))
 	}
 	return nil
+}
+
+// noSuchUnit is what to do where the configuration names no unit of this machine.
+const noSuchUnit = "`systemctl list-units --type=service` shows its name: set `replica.control.systemd.unit: NAME`"
+
+// dropIn is the command by which root changes a unit for good: lines of a file of
+// its own beside the unit's.
+func dropIn(unit string, lines ...string) string {
+	dir := "/etc/systemd/system/" + unit + ".d"
+	return fmt.Sprintf("`mkdir -p %s && printf '%%s\\n' %s >>%s && systemctl daemon-reload`", hint.Shell(dir), hint.Shell(lines...), hint.Shell(dir+"/eddy.conf"))
 }
 
 func orRoot(name string) string {
@@ -246,6 +256,9 @@ func (s *service) mayControl(ctx context.Context, _ unit) error {
 	}
 	return nil
 }
+
+// startArgv implements manager.
+func (s *service) startArgv() []string { return []string{"systemctl", "start", s.ref.Name} }
 
 // lookEvery implements manager.
 func (s *service) lookEvery() time.Duration { return time.Second }
@@ -275,7 +288,7 @@ func (s *service) arm(ctx context.Context) error {
 	within, cancel := context.WithTimeoutCause(ctx, busTimeout, fmt.Errorf("it is not active after %s", busTimeout))
 	defer cancel()
 	if _, err := s.systemd.await(within, timer, unit.active); err != nil {
-		return hint.Add(fmt.Errorf("arm the guard %s: %w", timer, err), "systemctl status "+timer+" says why")
+		return hint.Add(fmt.Errorf("arm the guard %s: %w", timer, err), hint.Command("systemctl", "status", timer)+" says why")
 	}
 	return nil
 }
@@ -303,7 +316,7 @@ func (s *service) start(ctx context.Context, _ *os.File) (failed, err error) {
 	case u.failedCondition != "":
 		return fmt.Errorf("%s was not started: %s does not hold", u.name, u.failedCondition), nil
 	default:
-		return hint.Add(fmt.Errorf("%s did not start: %s (%s)", u.name, u.activeState, u.result), "journalctl -u "+u.name+" says why"), nil
+		return hint.Add(fmt.Errorf("%s did not start: %s (%s)", u.name, u.activeState, u.result), hint.Command("journalctl", "-n", "100", "-u", u.name)+" says why"), nil
 	}
 }
 

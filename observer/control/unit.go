@@ -110,34 +110,36 @@ func (u unit) masked() bool {
 // fit tells whether the unit can be held: that it runs, that a stop of it is a
 // clean one, and that a start brings it back.
 func (u unit) fit() error {
-	systemctl := func(verb string) string { return "systemctl " + verb + " " + u.name }
+	systemctl := func(verb ...string) string {
+		return hint.Command(append(append([]string{"systemctl"}, verb...), u.name)...)
+	}
 	switch {
 	case u.loadState == "not-found":
-		return hint.Add(fmt.Errorf("%s: systemd knows no such unit", u.name), "see systemctl list-units --type=service for its name")
+		return hint.Add(fmt.Errorf("%s: systemd knows no such unit", u.name), noSuchUnit)
 	case u.masked() && !u.active():
-		return hint.Add(fmt.Errorf("%w: %s is masked", ErrStopped, u.name), "somebody does not want it to run: "+systemctl("unmask")+" and start it, then run eddy again")
+		return hint.Add(fmt.Errorf("%w: %s is masked", ErrStopped, u.name), "somebody does not want it to run; else, as root: "+systemctl("unmask")+" and "+systemctl("start"))
 	case u.masked():
-		return hint.Add(fmt.Errorf("%s runs, but is masked: it could not be started again", u.name), systemctl("unmask"))
+		return hint.Add(fmt.Errorf("%s runs, but is masked: it could not be started again", u.name), "as root: "+systemctl("unmask"))
 	case u.loadState != "loaded":
 		return hint.Add(fmt.Errorf("%s: systemd cannot load it (%s)", u.name, u.loadState), systemctl("status")+" says why")
 	case u.down() && u.unitFileState == "disabled":
-		return hint.Add(fmt.Errorf("%w: %s is disabled and %s", ErrStopped, u.name, u.activeState), "somebody does not want it to run: "+systemctl("enable --now")+", then run eddy again")
+		return hint.Add(fmt.Errorf("%w: %s is disabled and %s", ErrStopped, u.name, u.activeState), "somebody does not want it to run; else, as root: "+systemctl("enable", "--now"))
 	case u.activeState == "failed":
-		return hint.Add(fmt.Errorf("%w: %s has failed (%s)", ErrStopped, u.name, u.result), systemctl("status")+" says why; start it, then run eddy again")
+		return hint.Add(fmt.Errorf("%w: %s has failed (%s)", ErrStopped, u.name, u.result), systemctl("status")+" says why; then, as root: "+systemctl("start"))
 	case u.down():
-		return hint.Add(fmt.Errorf("%w: %s is inactive", ErrStopped, u.name), "somebody stopped it: "+systemctl("start")+", then run eddy again")
+		return hint.Add(fmt.Errorf("%w: %s is inactive", ErrStopped, u.name), "somebody stopped it; as root: "+systemctl("start"))
 	case u.activeState != "active" || u.job != 0:
-		return hint.Add(fmt.Errorf("%s is changing its state (%s, %s)", u.name, u.activeState, u.subState), "run eddy again when systemctl says that it is active")
+		return hint.Add(fmt.Errorf("%s is changing its state (%s, %s)", u.name, u.activeState, u.subState), "run eddy again when "+systemctl("is-active")+" says active")
 	case u.kind == "oneshot" || u.subState == "exited":
-		return hint.Add(fmt.Errorf("%s is no unit that runs (Type=%s, %s)", u.name, u.kind, u.subState), "name the unit whose main process is the node")
+		return hint.Add(fmt.Errorf("%s is no unit that runs (Type=%s, %s)", u.name, u.kind, u.subState), "set `replica.control.systemd.unit: NAME` to the one whose main process is the node")
 	case !u.canStop || !u.canStart:
-		return hint.Add(fmt.Errorf("%s refuses to be stopped and started by hand", u.name), "remove RefuseManualStop= and RefuseManualStart= from it")
+		return hint.Add(fmt.Errorf("%s refuses to be stopped and started by hand", u.name), "as root: "+dropIn(u.name, "[Unit]", "RefuseManualStop=no", "RefuseManualStart=no"))
 	case u.killSignal == unix.SIGKILL:
-		return hint.Add(fmt.Errorf("%s is stopped by SIGKILL, which no database survives for sure", u.name), "remove KillSignal= from it")
+		return hint.Add(fmt.Errorf("%s is stopped by SIGKILL, which no database survives for sure", u.name), "as root: "+dropIn(u.name, "[Service]", "KillSignal=SIGTERM"))
 	case u.invocation == "":
 		return hint.Add(fmt.Errorf("%s: systemd does not name its runs", u.name), "eddy needs systemd 232 or later")
 	case u.unitFileState == "disabled" && len(u.wantedBy) == 0:
-		return hint.Add(fmt.Errorf("%s is disabled: after a reboot inside the hold nothing would start it", u.name), systemctl("enable"))
+		return hint.Add(fmt.Errorf("%s is disabled: after a reboot inside the hold nothing would start it", u.name), "as root: "+systemctl("enable"))
 	}
 	return nil
 }
@@ -149,20 +151,25 @@ func (u unit) ended() error {
 	how, todo := "", taintedHint
 	switch {
 	case u.result == "timeout":
-		how, todo = fmt.Sprintf("systemd killed it after %s", u.timeoutStop), "give it longer to stop: TimeoutStopSec=180s in a drop-in of "+u.name
+		how, todo = fmt.Sprintf("systemd killed it after %s", u.timeoutStop), longerStop(u.name)
 	case u.execMainCode == killed && sig == u.killSignal && sig != unix.SIGKILL:
 		how, todo = "it died of "+unix.SignalName(sig), "its command does not handle "+unix.SignalName(sig)+": a script around the node must exec it"
 	case u.execMainCode == killed || u.execMainCode == dumped:
 		how = "it died of " + unix.SignalName(sig)
 	case u.execMainCode != exited:
-		how, todo = "systemd does not know how it ended", "systemctl status must show its main PID, and After= of eddy-guard@.timer, which keeps systemd from forgetting it, must be there"
+		how, todo = "systemd does not know how it ended", hint.Command("systemctl", "status", u.name)+" must show its main PID; deploy/systemd/eddy-guard@.timer has the After= that keeps systemd from forgetting it"
 	case u.result == "success":
 		return nil
 	case u.result == "exit-code" && (u.execMainStatus == 128+int32(unix.SIGINT) || u.execMainStatus == 128+int32(unix.SIGTERM)):
 		return nil // a shell's or cosmovisor's way to say that it was asked to
 	default:
 		how = fmt.Sprintf("%s, exit status %d", u.result, u.execMainStatus)
-		todo = fmt.Sprintf("look at its log; where it always ends so when it is asked to, say SuccessExitStatus=%d in a drop-in of %s", u.execMainStatus, u.name)
+		todo = "look at its log; where it always ends so when it is asked to, as root: " + dropIn(u.name, "[Service]", fmt.Sprintf("SuccessExitStatus=%d", u.execMainStatus))
 	}
 	return hint.Add(fmt.Errorf("%s: %s", u.name, how), todo)
+}
+
+// longerStop gives a unit the time that a node may need to stop.
+func longerStop(name string) string {
+	return "as root: " + dropIn(name, "[Service]", "TimeoutStopSec=180s")
 }

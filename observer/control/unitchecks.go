@@ -42,7 +42,7 @@ func found(name, good string, err error) check.Finding {
 	if err == nil {
 		return check.Good(name, good)
 	}
-	return check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: cmp.Or(hint.Of(err), "see docs/systemd.md")}
+	return check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: hint.Or(err, "see docs/systemd.md")}
 }
 
 // stopTime judges how long systemd waits before it kills.
@@ -51,7 +51,7 @@ func stopTime(u unit) check.Finding {
 	if u.timeoutStop != 0 && u.timeoutStop < minStop {
 		return check.Finding{
 			Name: name, Level: check.Fail, Said: fmt.Sprintf("systemd kills %s after %s", u.name, u.timeoutStop),
-			Hint: "systemctl edit " + u.name + " and write: [Service], on the next line TimeoutStopSec=180s",
+			Hint: longerStop(u.name),
 		}
 	}
 	return check.Good(name, "systemd gives "+u.name+" time enough to stop")

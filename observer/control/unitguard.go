@@ -61,7 +61,7 @@ func runUnitGuard(ctx context.Context, workdir, name string) error {
 		return g.disarm(ctx)
 	}
 	if was := rec.Unit.Name; was != "" && was != g.node.Unit.Name {
-		return hint.Add(fmt.Errorf("the hold journal in %s is of %s", workdir, was), "give each node a workdir, and its guard a drop-in with that --workdir")
+		return hint.Add(fmt.Errorf("the hold journal in %s is of %s", workdir, was), "set `workdir: DIR` in the eddy.yaml of each node to a directory of its own; as root, for the guard of this one: "+dropIn(g.node.Unit.guardUnit(".service"), "[Service]", "ExecStart=", "ExecStart=/usr/local/bin/eddy guard-unit --workdir DIR %i"))
 	}
 	lock, err := g.lock()
 	if errors.Is(err, ErrHeld) {
