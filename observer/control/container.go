@@ -19,6 +19,7 @@ import (
 type containerInfo struct {
 	id   string
 	name string
+	host string // the engine that says so
 
 	status    string // created, running, paused, restarting, removing, exited, dead
 	startedAt string // of this run or the last one, RFC 3339; "": it never ran
@@ -117,9 +118,9 @@ func (i containerInfo) state() (runState, error) {
 		}
 		return stopped, nil
 	case "restarting":
-		return unknown, hint.Add(fmt.Errorf("container %s ends by itself again and again (exit code %d)", i.name, i.exitCode), hint.Command("docker", "logs", "--tail", "100", i.name)+" says why")
+		return unknown, hint.Add(fmt.Errorf("container %s ends by itself again and again (exit code %d)", i.name, i.exitCode), hint.Command(dockerArgv(i.host, "logs", "--tail", "100", i.name)...)+" says why")
 	}
-	return unknown, hint.Add(fmt.Errorf("container %s is %s", i.name, i.status), "`docker ps -a` shows it; make the container again, if it stays so")
+	return unknown, hint.Add(fmt.Errorf("container %s is %s", i.name, i.status), hint.Command(dockerArgv(i.host, "ps", "-a")...)+" shows it; make the container again, if it stays so")
 }
 
 // cleanExits are the exit codes of a node that ended by itself when it was asked
@@ -151,9 +152,9 @@ func (i containerInfo) refusal() error {
 	case err != nil:
 		return err
 	case i.status == "created":
-		return refuse(hint.Command("docker", "start", i.name), "was made but never started")
+		return refuse(hint.Command(dockerArgv(i.host, "start", i.name)...), "was made but never started")
 	case i.status == "paused":
-		return refuse(hint.Command("docker", "unpause", i.name), "is paused")
+		return refuse(hint.Command(dockerArgv(i.host, "unpause", i.name)...), "is paused")
 	case st != running: // that it is stopped is for the caller to judge
 		return nil
 	case i.autoRemove:

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,6 +128,15 @@ type container struct {
 	bad    error // why there is no engine
 }
 
+// dockerArgv is docker's own command line for the engine at host, for a person.
+func dockerArgv(host string, args ...string) []string {
+	argv := []string{"docker"}
+	if host != cmp.Or(os.Getenv("DOCKER_HOST"), DefaultDockerHost) {
+		argv = append(argv, "--host", host)
+	}
+	return append(argv, args...)
+}
+
 func newContainer(ref ContainerRef) *container {
 	e, err := newEngine(ref.Host)
 	return &container{ref: ref, engine: e, bad: err}
@@ -153,7 +163,9 @@ func (c *container) inspect(ctx context.Context, id string) (containerInfo, erro
 	if err != nil {
 		return containerInfo{}, err
 	}
-	return parseContainer(b)
+	i, err := parseContainer(b)
+	i.host = c.ref.Host
+	return i, err
 }
 
 // look finds the container: by its name, or, where a journal names it, by its id.
@@ -163,7 +175,7 @@ func (c *container) look(ctx context.Context) (containerInfo, error) {
 	if c.ref.ID == "" {
 		i, err := c.inspect(ctx, c.ref.Name)
 		if errors.Is(err, errNoContainer) {
-			err = hint.Add(fmt.Errorf("there is no container %s", c.ref.Name), "`docker ps -a` lists them: set `replica.control.docker.container: NAME`; replica.control.docker.socket says which engine is asked")
+			err = hint.Add(fmt.Errorf("there is no container %s", c.ref.Name), hint.Command(dockerArgv(c.ref.Host, "ps", "-a")...)+" lists them: set `replica.control.docker.container: NAME`; replica.control.docker.socket says which engine is asked")
 		}
 		return i, err
 	}
@@ -212,7 +224,7 @@ func (c *container) fit(ctx context.Context, r *Record) error {
 }
 
 // startArgv implements manager.
-func (c *container) startArgv() []string { return []string{"docker", "start", c.ref.Name} }
+func (c *container) startArgv() []string { return dockerArgv(c.ref.Host, "start", c.ref.Name) }
 
 // lookEvery implements manager: an engine that is restarted starts containers
 // whose policy is always, and anybody may.
@@ -245,5 +257,5 @@ func (c *container) start(ctx context.Context, _ *os.File) (failed, err error) {
 	case failed != nil && ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: %w", errNoReturn, context.Cause(ctx))
 	}
-	return hint.Add(failed, hint.Command("docker", "start", c.ref.Name)+" says what is wrong"), nil
+	return hint.Add(failed, hint.Command(c.startArgv()...)+" says what is wrong"), nil
 }

@@ -48,7 +48,7 @@ func (i containerInfo) managerCheck() check.Finding {
 		return bad(name, err)
 	}
 	if i.restart == "no" {
-		return check.Finding{Name: name, Level: check.Warn, Said: said, Hint: hint.Command("docker", "update", "--restart", "unless-stopped", i.name)}
+		return check.Finding{Name: name, Level: check.Warn, Said: said, Hint: hint.Command(dockerArgv(i.host, "update", "--restart", "unless-stopped", i.name)...)}
 	}
 	return check.Good(name, said)
 }

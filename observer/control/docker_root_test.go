@@ -103,6 +103,7 @@ func TestDockerReal(t *testing.T) {
 	t.Run("SomebodyElse", testDockerSomebodyElse)
 	t.Run("Stops", testDockerStops)
 	t.Run("EddyInAContainer", testDockerEddyInAContainer)
+	t.Run("Hints", testDockerHints)
 	t.Run("EngineRestarts", testDockerEngineRestarts)
 }
 
@@ -267,7 +268,7 @@ func testDockerStops(t *testing.T) {
 		_, c := dockerNode(t, "no")
 		dockerCLI(t, "pause", c.Container)
 		t.Cleanup(func() { dockerCLI(t, "unpause", c.Container) })
-		if _, err := mustDocker(t, c).Hold(ctxOf(t), Request{}); err == nil || hint.Of(err) != "docker unpause "+c.Container {
+		if _, err := mustDocker(t, c).Hold(ctxOf(t), Request{}); err == nil || hint.Of(err) != hint.Command("docker", "unpause", c.Container) {
 			t.Fatalf("hold: %v, hint %q", err, hint.Of(err))
 		}
 	})

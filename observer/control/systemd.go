@@ -233,10 +233,10 @@ func (s *service) guardFits(ctx context.Context, _ unit) error {
 const noSuchUnit = "`systemctl list-units --type=service` shows its name: set `replica.control.systemd.unit: NAME`"
 
 // dropIn is the command by which root changes a unit for good: lines of a file of
-// its own beside the unit's.
+// its own beside the unit's. It is read after the others that are there.
 func dropIn(unit string, lines ...string) string {
 	dir := "/etc/systemd/system/" + unit + ".d"
-	return fmt.Sprintf("`mkdir -p %s && printf '%%s\\n' %s >>%s && systemctl daemon-reload`", hint.Shell(dir), hint.Shell(lines...), hint.Shell(dir+"/eddy.conf"))
+	return fmt.Sprintf("`mkdir -p %s && printf '%%s\\n' %s >>%s && systemctl daemon-reload`", hint.Shell(dir), hint.Shell(lines...), hint.Shell(dir+"/zz-eddy.conf"))
 }
 
 func orRoot(name string) string {
