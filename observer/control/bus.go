@@ -156,7 +156,7 @@ var errDenied = errors.New("not allowed")
 
 // What gives the right, in the way that the configuration names.
 const (
-	polkitHint = "install deploy/systemd/50-eddy.rules as /etc/polkit-1/rules.d/50-eddy.rules, with eddy's user and the unit in place of gaia and gaiad; where polkit is older than 0.106 set `replica.control.systemd.rights: sudo`"
+	polkitHint = "install deploy/systemd/50-eddy.rules as /etc/polkit-1/rules.d/50-eddy.rules, mode 0644, with eddy's user and the unit in place of gaia and gaiad; where polkit is older than 0.106 set `replica.control.systemd.rights: sudo`"
 	sudoHint   = "install deploy/systemd/sudoers as /etc/sudoers.d/eddy, mode 0440, with eddy's user and the unit in place of gaia and gaiad"
 )
 

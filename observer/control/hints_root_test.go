@@ -4,10 +4,12 @@ package control
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,9 +30,13 @@ func TestSystemdHints(t *testing.T) {
 	spoilUnit := func(dir, text string) func(*testing.T, *holderArgs) {
 		return func(t *testing.T, _ *holderArgs) { m.write(t, "etc/systemd/system/"+dir+"/x.conf", text, 0o644) }
 	}
-	// shipped puts a file of deploy/systemd, match[1], to match[2].
+	// shipped puts a file of deploy/systemd, match[1], to match[2], with a mode.
 	shipped := func(t *testing.T, _ *holderArgs, match []string) {
-		m.write(t, match[2], deployed(t, filepath.Base(match[1])), 0o440)
+		mode, err := strconv.ParseUint(match[3], 8, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.write(t, match[2], deployed(t, filepath.Base(match[1])), os.FileMode(mode))
 	}
 	for name, c := range map[string]struct {
 		rights string
@@ -44,10 +50,10 @@ func TestSystemdHints(t *testing.T) {
 		"no rule": {RightsPolkit, func(t *testing.T, _ *holderArgs) {
 			m.remove(t, "etc/polkit-1/rules.d/50-eddy.rules")
 			m.run(t, "systemctl", "restart", "polkit.service")
-		}, "right to stop", `^install (deploy/systemd/\S+) as (\S+),`, shipped},
+		}, "right to stop", `^install (deploy/systemd/\S+) as (\S+), mode (\d+),`, shipped},
 		"no sudoers": {
 			RightsSudo, func(t *testing.T, _ *holderArgs) { m.remove(t, "etc/sudoers.d/eddy") },
-			"right to stop", `^install (deploy/systemd/\S+) as (\S+), mode 0440,`, shipped,
+			"right to stop", `^install (deploy/systemd/\S+) as (\S+), mode (\d+),`, shipped,
 		},
 		"no guard": {RightsPolkit, func(t *testing.T, _ *holderArgs) {
 			m.remove(t, "etc/systemd/system/eddy-guard@.timer")
