@@ -1,0 +1,12 @@
+//go:build !pebbledb
+
+package cometbft
+
+import "testing"
+
+// pebbleTables is not called: without the tag no test makes a pebble database.
+func pebbleTables(t testing.TB, dir string) []table {
+	t.Helper()
+	t.Fatalf("%s: this build has no pebble", dir)
+	return nil
+}
