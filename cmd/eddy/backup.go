@@ -58,7 +58,7 @@ func (a *app) dryRun(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	d := job.DryRun{Replica: rep, Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster}
+	d := job.DryRun{Replica: rep, Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster, Wait: c.Backup.WhenBehind.Wait()}
 	f, gate := d.Run(ctx)
 	if f.Cluster == "" {
 		return gate

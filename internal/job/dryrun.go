@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ type DryRun struct {
 	}
 	Workdir Workdir
 	Cluster string
+	// Wait is how long a backup would wait for a replica that is behind; 0: it
+	// would not.
+	Wait time.Duration
 }
 
 // copyRate is what a copy within one filesystem is expected to do at least, in
@@ -31,7 +35,8 @@ type DryRun struct {
 const copyRate = 100 << 20
 
 // Run looks. The error is the gate's, and the forecast is whole beside it: what
-// hinders a backup should not hide what it would be.
+// hinders a backup should not hide what it would be. A replica that a backup would
+// wait for is no error.
 func (d *DryRun) Run(ctx context.Context) (Forecast, error) {
 	f := Forecast{Cluster: d.Cluster}
 	state, gate := d.Replica.Describe(ctx)
@@ -39,6 +44,11 @@ func (d *DryRun) Run(ctx context.Context) (Forecast, error) {
 		gate = d.Replica.Gate(ctx, state)
 	}
 	f.Position, f.Peers = state.Position.Index, state.Peers
+	var behind error
+	if d.Wait > 0 && errors.Is(gate, observer.ErrBehind) {
+		behind, gate = gate, nil
+		f.WaitSeconds = d.Wait.Seconds()
+	}
 	begun := time.Now()
 	survey, err := d.Replica.Survey(ctx)
 	if err != nil {
@@ -68,26 +78,32 @@ func (d *DryRun) Run(ctx context.Context) (Forecast, error) {
 	f.NodeSeconds = last.NodeSeconds
 	f.HeldSeconds = f.StageSeconds + f.NodeSeconds
 	f.LastHeldSeconds = last.HeldSeconds
-	f.Fit = gate == nil
 	if gate != nil {
-		f.Gate, f.Hint = gate.Error(), hint.Of(gate)
+		f.WaitSeconds = 0 // waiting would not cure that
+	}
+	why := cmp.Or(gate, behind)
+	f.Fit = why == nil
+	if why != nil {
+		f.Gate, f.Hint = why.Error(), hint.Of(why)
 	}
 	return f, gate
 }
 
 // Forecast is what a dry run finds.
 type Forecast struct {
-	Cluster  string                `json:"cluster"`
-	Fit      bool                  `json:"fit"`
-	Gate     string                `json:"gate,omitempty"` // why it is not fit
-	Hint     string                `json:"hint,omitempty"`
-	Position uint64                `json:"position,omitempty"`
-	Peers    int                   `json:"peers"`
-	Roots    []observer.RootSurvey `json:"roots"`
-	Linked   observer.Treated      `json:"link"`
-	Cloned   observer.Treated      `json:"clone"`
-	Copied   observer.Treated      `json:"copy"`
-	LeftOut  []snapshot.LeftOut    `json:"left_out"`
+	Cluster string `json:"cluster"`
+	Fit     bool   `json:"fit"`
+	Gate    string `json:"gate,omitempty"` // why it is not fit
+	Hint    string `json:"hint,omitempty"`
+	// WaitSeconds is how long a backup would wait until it is fit; 0: it would not.
+	WaitSeconds float64               `json:"wait_seconds,omitempty"`
+	Position    uint64                `json:"position,omitempty"`
+	Peers       int                   `json:"peers"`
+	Roots       []observer.RootSurvey `json:"roots"`
+	Linked      observer.Treated      `json:"link"`
+	Cloned      observer.Treated      `json:"clone"`
+	Copied      observer.Treated      `json:"copy"`
+	LeftOut     []snapshot.LeftOut    `json:"left_out"`
 	// HeldSeconds is how long the node is expected to be held: StageSeconds, and
 	// what its own stop and start took last time (NodeSeconds; 0: not known yet).
 	HeldSeconds     float64 `json:"held_seconds"`
@@ -106,9 +122,13 @@ const namesShown = 4
 func (f Forecast) Line() string {
 	var b strings.Builder
 	b.WriteString("dry run: nothing was stopped, nothing was written\n")
-	if f.Fit {
+	switch {
+	case f.Fit:
 		fmt.Fprintf(&b, "gate: %s at height %d, %d peers, fit for a backup\n", f.Cluster, f.Position, f.Peers)
-	} else {
+	case f.WaitSeconds > 0:
+		wait := ui.Duration(time.Duration(f.WaitSeconds * float64(time.Second)))
+		fmt.Fprintf(&b, "gate: a backup would wait up to %s: %s\n  hint: %s\n", wait, f.Gate, f.Hint)
+	default:
 		fmt.Fprintf(&b, "gate: %s\n", f.Gate)
 	}
 	for _, r := range f.Roots {

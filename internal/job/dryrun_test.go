@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/snapshot"
 )
@@ -38,21 +40,26 @@ func TestDryRun(t *testing.T) {
 	for name, x := range map[string]struct {
 		replica looked
 		last    Last
-		fit     bool
+		wait    time.Duration
+		fit, ok bool
 		want    []string // in its text
 	}{
-		"fit": {looked{survey: survey}, Last{}, true, []string{
+		"fit": {looked{survey: survey}, Last{}, 0, true, true, []string{
 			"gate: c at height 7, 3 peers, fit", "root home: /srv/home, 1.0 GiB free; link 5 files, 5.0 GiB, clone 1 file, 9 B, copy 2 files, 200.0 MiB",
 			"\nlink:  10 files, 10.0 GiB", "\ncopy:  4 files, 400.0 MiB", "left out: 6 names", "\n  key: k\n", "\n  lock: a, b, c, d and 1 more\n",
 			"expected hold: 4.0 s for the stage, and the node's own stop and start, which the first backup will measure",
 		}},
-		"with a hold before": {looked{survey: survey}, Last{NodeSeconds: 2.5, HeldSeconds: 3}, true, []string{
+		"with a hold before": {looked{survey: survey}, Last{NodeSeconds: 2.5, HeldSeconds: 3}, 0, true, true, []string{
 			"4.0 s for the stage, and 2.5 s for the node's own stop and start, as last time: 6.5 s",
 		}},
-		"not fit":      {looked{survey: survey, gate: observer.ErrBehind}, Last{}, false, []string{"gate: it has not caught up", "\nlink:  10 files"}},
-		"does not run": {looked{survey: survey, describe: observer.ErrNotFit}, Last{}, false, []string{"gate: the replica is not fit", "\nlink:  10 files"}},
-		"no room":      {looked{survey: observer.Survey{Roots: []observer.RootSurvey{full}}}, Last{}, false, []string{"200.0 MiB are to be copied in /srv/home, where 1.0 MiB are free"}},
-		"no right":     {looked{survey: observer.Survey{Roots: []observer.RootSurvey{foreign}}}, Last{}, false, []string{"no right to write there"}},
+		"not fit":      {looked{survey: survey, gate: observer.ErrBehind}, Last{}, 0, false, false, []string{"gate: it has not caught up", "\nlink:  10 files"}},
+		"does not run": {looked{survey: survey, describe: observer.ErrNotFit}, Last{}, 0, false, false, []string{"gate: the replica is not fit", "\nlink:  10 files"}},
+		"behind, and waited for": {looked{survey: survey, gate: hint.Add(observer.ErrBehind, "wait")}, Last{}, 15 * time.Minute, false, true, []string{
+			"gate: a backup would wait up to 15m0s: it has not caught up\n  hint: wait\n", "\nlink:  10 files", "expected hold",
+		}},
+		"behind, without room": {looked{survey: observer.Survey{Roots: []observer.RootSurvey{full}}, gate: observer.ErrBehind}, Last{}, time.Minute, false, false, []string{"gate: the replica is not fit for a backup: 200.0 MiB are to be copied"}},
+		"no room":              {looked{survey: observer.Survey{Roots: []observer.RootSurvey{full}}}, Last{}, 0, false, false, []string{"200.0 MiB are to be copied in /srv/home, where 1.0 MiB are free"}},
+		"no right":             {looked{survey: observer.Survey{Roots: []observer.RootSurvey{foreign}}}, Last{}, 0, false, false, []string{"no right to write there"}},
 	} {
 		w := Workdir{Dir: filepath.Join(t.TempDir(), "work")}
 		if x.last.NodeSeconds > 0 {
@@ -60,9 +67,9 @@ func TestDryRun(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		d := DryRun{Replica: x.replica, Workdir: w, Cluster: "c"}
+		d := DryRun{Replica: x.replica, Workdir: w, Cluster: "c", Wait: x.wait}
 		f, err := d.Run(t.Context())
-		if f.Fit != x.fit || (err == nil) != x.fit {
+		if f.Fit != x.fit || (err == nil) != x.ok || (f.WaitSeconds > 0) != (x.ok && !x.fit) {
 			t.Errorf("%s: fit %t, %v", name, f.Fit, err)
 		}
 		for _, want := range x.want {
