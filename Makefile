@@ -20,6 +20,10 @@ WASMD := $(dir $(LABBIN))wasmd-$(shell cat lab/wasmd/go.mod lab/wasmd/go.sum | s
 # A Debian with a systemd of its own, for what needs one; the number is of its list.
 SYSROOT := $(dir $(LABBIN))debian-12-systemd-1
 
+# A machine lives in namespaces that end with its test, whatever ends that: a
+# time-out and a kill -9 leave nothing running and nothing mounted.
+ALONE := unshare --mount --pid --fork --kill-child --mount-proc
+
 # Static by default; the race detector needs cgo and says so itself.
 export CGO_ENABLED := 0
 
@@ -29,13 +33,16 @@ LABDIRS := uploader cmd scripts
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build lab lab-wasmd test race lint fuzz e2e e2e-short e2e-docker e2e-systemd e2e-quickstart bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz e2e e2e-short e2e-docker e2e-systemd e2e-quickstart bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install with apt what tests, demo and bench need and this machine lacks
 	scripts/deps.sh
+
+deps-systemd:
+	scripts/deps.sh systemd
 
 build: bin/eddy ## build bin/eddy, static
 
@@ -78,6 +85,7 @@ race: deps ## all tests that need no server, with the race detector (needs gcc)
 	CGO_ENABLED=1 $(GOTEST) -race -tags $(TAGS) ./...
 	cd lab && CGO_ENABLED=1 $(GOTEST) -race -tags $(TAGS) ./...
 
+# No tidy for lab/wasmd: it would fetch 2 GB of what only tests of others use.
 lint: deps ## gofumpt, vet, staticcheck, shellcheck, go.mod
 	@out=$$($(GO) tool gofumpt -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 	$(GO) vet -tags $(TAGS) ./...
@@ -90,6 +98,7 @@ lint: deps ## gofumpt, vet, staticcheck, shellcheck, go.mod
 	$(GO) mod verify
 	$(GO) mod tidy -diff
 	cd lab && $(GO) mod verify && $(GO) mod tidy -diff
+	cd lab/wasmd && $(GO) mod verify && $(GO) vet ./...
 
 fuzz: ## every fuzz function for FUZZTIME (10s)
 	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
@@ -112,22 +121,21 @@ e2e-docker: bin/eddy bin/lab ## docker control and the compose file, beside a re
 	scripts/deps.sh docker
 	EDDY=$(CURDIR)/bin/eddy bin/lab docker -- $(GOTEST) -count 1 -p 1 -tags '$(TAGS) root' -run 'Docker|Compose' -v ./observer/control ./deploy
 
-e2e-systemd: bin/lab $(SYSROOT) ## holds against a real systemd, booted in a container (root; minutes)
-	bin/lab systemd --root $(SYSROOT) -- $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -run TestSystemd ./observer/control
+e2e-systemd: deps-systemd bin/lab $(SYSROOT) ## holds against a real systemd, booted in a container (root; minutes)
+	d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && \
+		TMPDIR=$$d $(ALONE) bin/lab systemd --root $(SYSROOT) -- $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -run TestSystemd ./observer/control
 
-# The machine lives in namespaces that end with the test, whatever ends that: a
-# time-out and a kill -9 leave nothing running and nothing mounted.
-e2e-quickstart: dist bin/lab lab-wasmd $(SYSROOT) ## types the quick start on a booted machine with a real chain (root; minutes)
+e2e-quickstart: deps-systemd dist bin/lab lab-wasmd $(SYSROOT) ## types the quick start on a booted machine with a real chain (root; minutes)
 	d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && cd lab && \
 		TMPDIR=$$d EDDY_LAB_ROOT=$(SYSROOT) EDDY_LAB_WASMD=$(WASMD) \
-		unshare --mount --pid --fork --kill-child --mount-proc \
-		$(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v ./quickstart
+		$(ALONE) $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v ./quickstart
 
-$(SYSROOT):
-	scripts/deps.sh systemd
-	mkdir -p $(dir $(SYSROOT))
-	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,polkitd,sudo bookworm $@.$$$$
-	rm -rf $@.$$$$/var/cache/apt/archives/*.deb && mv $@.$$$$ $@
+# libpam-systemd is named because debootstrap does not know who provides a logind.
+$(SYSROOT): | deps-systemd
+	mkdir -p $(@D)
+	d=$@.$$$$ && trap 'rm -rf "$$d"' EXIT && \
+		debootstrap --variant=minbase --include=systemd,systemd-sysv,libpam-systemd,dbus,polkitd,sudo bookworm "$$d" && \
+		rm -rf "$$d"/var/cache/apt/archives/*.deb && mv "$$d" $@
 
 bench: deps bin/eddy bin/bench ## the measured promises; BENCH='--size 500MB' for a short one
 	bin/bench --eddy bin/eddy $(BENCH)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs, on Debian and its kin, the tools that eddy's tests, demo and bench
 # call and that this machine lacks. Does nothing where all are there. With the
-# word docker also what `make e2e-docker` needs: an engine.
+# word docker also what `make e2e-docker` needs: an engine; with the word systemd
+# what boots a machine for `make e2e-systemd` and `make e2e-quickstart`.
 set -euo pipefail
 
 missing=()
@@ -22,10 +23,12 @@ need gcc gcc
 need git git
 need tar tar
 need sha256sum coreutils
-if [ "${1:-}" = systemd ]; then # for make e2e-systemd
+if [ "${1:-}" = systemd ]; then
   need debootstrap debootstrap
   need systemd-nspawn systemd-container
   need nsenter util-linux
+  need unshare util-linux
+  need ip iproute2
 fi
 # The bench measures Debian's own awscli and reads GNU time, so it is these
 # files that must be there, not something of the same name in PATH.
