@@ -92,7 +92,7 @@ func (a *app) examine(ctx context.Context, c *config.Config, show func(check.Fin
 	show(check.Good("configuration", "no mistakes"))
 	amount, currency := c.Store.PerGBMonth()
 	d := job.Doctor{
-		CopyFallback: c.Stage.Fallback == "copy", Workdir: job.Workdir{Dir: c.Workdir},
+		CopyFallback: c.Stage.Fallback == "copy", Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster,
 		RetentionBy: c.Retention.By, Keep: c.Retention.Last, PerMonth: perMonth(c.Schedule, time.Now()),
 		GBMonth: amount, Currency: currency, Now: time.Now,
 	}

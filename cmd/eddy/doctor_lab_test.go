@@ -3,9 +3,7 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -154,21 +152,10 @@ func (c *clinic) doctor() (code int, all []check.Finding) {
 func (c *clinic) ask() (code int, all []check.Finding) {
 	c.t.Helper()
 	code, out, errs := c.eddy("--json", "doctor")
-	for sc := bufio.NewScanner(strings.NewReader(out)); sc.Scan(); {
-		var f struct {
-			Type string `json:"message_type"`
-			check.Finding
-		}
-		must(c.t, json.Unmarshal(sc.Bytes(), &f))
-		if f.Type == "check" {
-			all = append(all, f.Finding)
-		}
-		if f.Type == "error" && code == exitUsage {
-			c.t.Fatalf("%s\n%s", sc.Bytes(), c.now)
-		}
-	}
+	all, err := findings(out)
+	must(c.t, err)
 	if len(all) == 0 {
-		c.t.Fatalf("no checks, exit code %d: %s", code, errs)
+		c.t.Fatalf("no checks, exit code %d: %s%s\n%s", code, out, errs, c.now)
 	}
 	return code, all
 }

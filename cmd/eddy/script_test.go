@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,7 @@ func TestMain(m *testing.M) {
 	}
 	testscript.Main(m, map[string]func(){
 		"eddy": func() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		"loom": func() { os.Exit(loom(os.Args[1:])) },
 	})
 }
 
@@ -38,6 +40,7 @@ func TestMain(m *testing.M) {
 type chain struct {
 	once  sync.Once
 	dir   string
+	id    string // of the chain
 	err   error
 	homes []node.Home
 	next  int
@@ -53,7 +56,7 @@ func (c *chain) validator() node.Home { return c.homes[0] }
 
 func (c *chain) start() error {
 	c.once.Do(func() {
-		c.homes, c.err = node.Testnet(c.dir, node.TestnetOptions{Validators: 1, Observers: observers, ChainID: "script-1", Commit: 500 * time.Millisecond})
+		c.homes, c.err = node.Testnet(c.dir, node.TestnetOptions{Validators: 1, Observers: observers, ChainID: cmp.Or(c.id, "script-1"), Commit: 500 * time.Millisecond})
 		if c.err != nil {
 			return
 		}
@@ -243,8 +246,12 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 		}
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"keeper": keeper,
-		"canary": c.canary,
+		"keeper":      keeper,
+		"canary":      c.canary,
+		"start":       c.startReplica,
+		"other-chain": c.startOther,
+		"database":    database,
+		"healthy":     healthy,
 		// replica [stopped|exec|app]: a replica of the script's own, under
 		// supervise, caught up; HOME_DIR, RPC, VALIDATOR_RPC and SOCKET name it, and
 		// eddy.yaml is written for it.

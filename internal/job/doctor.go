@@ -27,6 +27,7 @@ type Doctor struct {
 	Roots        []snapshot.Root
 	CopyFallback bool
 	Workdir      Workdir
+	Cluster      string
 	Catalog      *uploader.Catalog
 	// DataSize tells how many bytes the node's data have, for a first estimate.
 	DataSize func(context.Context) (int64, error)
@@ -154,8 +155,13 @@ func (d *Doctor) workdir() check.Finding {
 	case free < leastFree/4:
 		return check.Finding{Name: name, Level: check.Fail, Said: fmt.Sprintf("only %s free on the filesystem of %s", ui.Bytes(free), dir), Hint: fmt.Sprintf("free %s more there, or make it larger, or set `workdir: DIR` to a directory elsewhere: journals of uploads grow with the number of files", missing(leastFree/4-free))}
 	}
-	if _, err := d.Workdir.State(); err != nil {
+	_, serr := d.Workdir.State()
+	last, err := d.Workdir.Last()
+	if err := errors.Join(serr, err); err != nil {
 		return verdict(name, check.Fail, err, todo)
+	}
+	if last.Cluster != "" && last.Cluster != d.Cluster {
+		return check.Finding{Name: name, Level: check.Warn, Said: fmt.Sprintf("%s is that of cluster %s", dir, last.Cluster), Hint: "each replica needs a workdir of its own: name another one; if the cluster was renamed, the next backup makes this right"}
 	}
 	return check.Good(name, dir+" can be written")
 }
