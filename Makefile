@@ -21,8 +21,10 @@ WASMD := $(dir $(LABBIN))wasmd-$(shell cat lab/wasmd/go.mod lab/wasmd/go.sum | s
 SYSROOT := $(dir $(LABBIN))debian-12-systemd-1
 
 # A machine lives in namespaces that end with its test, whatever ends that: a
-# time-out and a kill -9 leave nothing running and nothing mounted.
-ALONE := unshare --mount --pid --fork --kill-child --mount-proc
+# time-out and a kill -9 leave nothing running and nothing mounted. Their process 1
+# is a shell, which reaps orphans: a machine does not reboot before the last one of
+# its processes is reaped.
+ALONE := unshare --mount --pid --fork --kill-child --mount-proc sh -c '"$$@"; exit $$?' sh
 
 # Static by default; the race detector needs cgo and says so itself.
 export CGO_ENABLED := 0
