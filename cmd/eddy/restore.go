@@ -40,7 +40,7 @@ priv_validator_state.json stay where they are.`,
 			if err != nil {
 				return err
 			}
-			r := &job.Restore{Store: cat.Store(), Catalog: cat, Selector: args[0], Into: into, Only: only, Events: a.ui, Now: time.Now}
+			r := &job.Restore{Store: cat.Store(), Catalog: cat, Selector: args[0], Into: into, Only: only, Home: c.Replica.Home, Events: a.ui, Now: time.Now}
 			if owner != "" {
 				if r.Owner, err = job.ParseOwner(owner); err != nil {
 					return errorsJoinUsage(err)

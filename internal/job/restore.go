@@ -29,6 +29,7 @@ type Restore struct {
 	Into     string
 	Only     []string        // globs; empty: everything
 	Owner    *snapshot.Owner // nil: the owner of the target directory or of its nearest parent
+	Home     string          // of the live node, whose backups would take what is restored into it; "": not known
 	Events   ui.Sink
 	Now      func() time.Time
 	FS       fsx.FS // makes the changes
@@ -81,6 +82,9 @@ func (r *Restore) Run(ctx context.Context) (Restored, error) {
 	owner, ownerText, err := r.owner(into)
 	if err != nil {
 		return Restored{}, err
+	}
+	if rel, err := filepath.Rel(r.Home, into); r.Home != "" && err == nil && rel != "." && filepath.IsLocal(rel) {
+		r.Events.Emit(Warning{Text: into + " lies in the node's home: backups take it, too, as long as it is there", Hint: "restore to a directory elsewhere, or move it away when you have compared it"})
 	}
 	vols := r.volumes(m)
 	for i, v := range vols {
