@@ -214,6 +214,15 @@ func setups() []setup {
 			notes: []string{"the RPC of container x listens inside it only: set rpc.laddr to tcp://0.0.0.0:26657 and publish the port on 127.0.0.1"},
 		},
 		{
+			name: "a container whose RPC is open and not published",
+			build: func(m machine) Host {
+				m.home("vol/x", "x-1", func(c *cfg.Config) { c.RPC.ListenAddress = "tcp://0.0.0.0:26657" })
+				return Host{Containers: []Container{{Name: "x", Argv: []string{"xd", "start", "--home", "/x"}, Running: true, Addr: "172.17.0.3", Mounts: []Mount{{m.dir + "/vol/x", "/x"}}}}}
+			},
+			home: "$D/vol/x", homeFrom: "--home of container x, which is /x there", container: "x", chainID: "x-1", rpc: "http://172.17.0.3:26657", pruning: "custom",
+			notes: []string{"container x may have another address after its next start: publish its port 26657 on 127.0.0.1"},
+		},
+		{
 			name: "a unit that runs a container",
 			build: func(m machine) Host {
 				m.home("vol/x", "x-1", nil)

@@ -220,6 +220,7 @@ func (f *Found) rpc(s nodeconfig.Settings) Fact {
 		case published != "":
 			return Fact{"http://" + published, "the port that container " + k.Name + " publishes"}
 		case open:
+			f.note("container %s may have another address after its next start: publish its port %s on 127.0.0.1", k.Name, port)
 			return Fact{"http://" + net.JoinHostPort(k.Addr, port), "the address of container " + k.Name}
 		}
 		f.note("the RPC of container %s listens inside it only: set rpc.laddr to tcp://0.0.0.0:%s and publish the port on 127.0.0.1", k.Name, port)
