@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -101,6 +102,13 @@ func (d *Docker) ping(ctx context.Context) error {
 		return errors.New(resp.Status)
 	}
 	return nil
+}
+
+// Command is a program in the engine's namespaces: what is mounted, listens and
+// runs there is a machine of its own, with this one's files.
+func (d *Docker) Command(ctx context.Context, argv ...string) *exec.Cmd {
+	pid := strconv.Itoa(d.proc.cmd.Process.Pid)
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", pid, "--mount", "--net", "--pid", "--uts", "--ipc", "--"}, argv...)...)
 }
 
 // Environ returns base with DOCKER_HOST, and EDDY_LAB_DOCKER for Dir.

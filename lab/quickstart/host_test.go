@@ -29,48 +29,76 @@ const (
 	validIP  = "10.0.0.11" // the validator's, which is the observer's only peer
 	storeIP  = "10.0.0.21"
 	store    = "s3.example.com"
+	amazon   = "s3.us-east-1.amazonaws.com" // where a bucket without an endpoint is
 	bucket   = "backups"
 	keyID    = "AKIAIOSFODNN7EXAMPLE" // the keys of Amazon's own manuals
 	keyValue = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 	programs = "/opt/lab" // wasmd, cosmovisor, versitygw
 )
 
-// newHost boots a machine with a chain of one validator, an observer of it that
-// cosmovisor runs as the user wasm under wasmd.service, as its maker's
-// instructions would have it, and an S3 store with a certificate.
-func newHost(t *testing.T) *lab.Machine {
+// witnesses are those of the other pages: two validators.
+var witnesses = []string{validIP, "10.0.0.12"}
+
+// bootHost boots a machine with an S3 store that has a certificate for all of the
+// pages' names for it. It puts programs below the directory of that name.
+func bootHost(t *testing.T, own ...string) *lab.Machine {
 	t.Helper()
 	ctx := t.Context()
-	servers, chain, root := os.Getenv("EDDY_LAB_BIN"), os.Getenv("EDDY_LAB_WASMD"), os.Getenv("EDDY_LAB_ROOT")
-	if servers == "" || chain == "" || root == "" {
-		t.Fatal("EDDY_LAB_BIN, EDDY_LAB_WASMD and EDDY_LAB_ROOT must name what `make e2e-quickstart` has made")
+	servers, root := os.Getenv("EDDY_LAB_BIN"), os.Getenv("EDDY_LAB_ROOT")
+	if servers == "" || root == "" {
+		t.Fatal("EDDY_LAB_BIN and EDDY_LAB_ROOT must name what `make e2e-quickstart` has made")
 	}
 	m, err := lab.StartMachine(ctx, root)
 	must(t, err)
 	t.Cleanup(func() { must(t, m.Stop()) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, err := m.Run(context.WithoutCancel(ctx), "journalctl", "--lines=60", "--no-pager")
+			t.Logf("the machine's journal: %s(%v)", out, err)
+		}
+	})
 
 	must(t, os.MkdirAll(filepath.Join(m.Root, programs), 0o755))
-	for _, p := range []string{servers + "/versitygw", chain + "/."} {
+	for _, p := range append(own, servers+"/versitygw") {
 		out, err := exec.CommandContext(ctx, "cp", "--recursive", p, filepath.Join(m.Root, programs)).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	for _, ip := range []string{validIP, storeIP} {
+	for _, ip := range append(witnesses, storeIP) {
 		_, err := m.RunNet(ctx, "ip", "address", "add", ip+"/32", "dev", "lo")
 		must(t, err)
 	}
 	name, err := m.Run(ctx, "hostname")
 	must(t, err)
-	put(t, m, "/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 "+name+storeIP+" "+store+"\n")
-	key, cert := certificate(t, store)
+	put(t, m, "/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 "+name+storeIP+" "+store+" "+bucket+"."+amazon+"\n")
+	key, cert := certificate(t, store, bucket+"."+amazon)
 	appendTo(t, m, "/etc/ssl/certs/ca-certificates.crt", string(cert))
 	put(t, m, "/etc/s3/key.pem", string(key))
 	put(t, m, "/etc/s3/cert.pem", string(cert))
 	put(t, m, "/etc/systemd/system/s3.service", `[Service]
 Environment=ROOT_ACCESS_KEY=`+keyID+` ROOT_SECRET_KEY=`+keyValue+`
-ExecStart=`+programs+`/versitygw --quiet --port `+storeIP+`:443 --cert /etc/s3/cert.pem --key /etc/s3/key.pem --region us-east-1 posix /srv/s3
+ExecStart=`+programs+`/versitygw --quiet --port `+storeIP+`:443 --cert /etc/s3/cert.pem --key /etc/s3/key.pem --region us-east-1 --virtual-domain `+amazon+` posix /srv/s3
 `)
+	must(t, m.Script(ctx, `set -e
+mkdir -p /srv/s3/`+bucket+`
+systemctl daemon-reload
+systemctl start s3
+`, "/root", func(line string) { t.Log(line) }))
+	return m
+}
+
+// newHost is a machine with a chain of one validator, and an observer of it that
+// cosmovisor runs as the user wasm under wasmd.service, as its maker's
+// instructions would have it.
+func newHost(t *testing.T) *lab.Machine {
+	t.Helper()
+	ctx := t.Context()
+	chain := os.Getenv("EDDY_LAB_WASMD")
+	if chain == "" {
+		t.Fatal("EDDY_LAB_WASMD must name what `make e2e-quickstart` has made")
+	}
+	m := bootHost(t, chain+"/.")
 	put(t, m, "/etc/systemd/system/validator.service", `[Service]
 User=validator
 ExecStart=`+programs+`/wasmd start --home /var/lib/validator
@@ -99,7 +127,6 @@ trap '[ $? = 0 ] || cat /root/setup.log >&3' EXIT
 export PATH=$PATH:`+programs+`
 useradd --create-home --home-dir /var/lib/validator validator
 useradd --create-home wasm
-mkdir -p /srv/s3/`+bucket+`
 ln -s `+programs+`/cosmovisor /usr/local/bin/
 
 as() { user=$1; shift; runuser -u "$user" -- env PATH="$PATH" "$@"; }
@@ -124,7 +151,7 @@ sed -i 's|^minimum-gas-prices = .*|minimum-gas-prices = "0stake"|' $h/config/app
 as wasm mkdir -p $h/cosmovisor/genesis/bin
 as wasm ln -s `+programs+`/wasmd $h/cosmovisor/genesis/bin/wasmd
 systemctl daemon-reload
-systemctl start s3 validator
+systemctl start validator
 systemctl enable --now wasmd
 `, "/root", func(line string) { t.Log(line) }))
 	for height(t, m, "127.0.0.1:26657") < 5 {
@@ -165,13 +192,13 @@ func ask(ctx context.Context, m *lab.Machine, addr, what string, into any) error
 	return json.Unmarshal(answer.Result, into)
 }
 
-// certificate makes one for a name, signed by itself.
-func certificate(t *testing.T, name string) (key, cert []byte) {
+// certificate makes one for names, signed by itself.
+func certificate(t *testing.T, names ...string) (key, cert []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
