@@ -35,7 +35,7 @@ LABDIRS := uploader cmd scripts
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz e2e e2e-short e2e-docker e2e-systemd e2e-quickstart bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz e2e e2e-short e2e-docker e2e-systemd e2e-quickstart chaos chaos-resume bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +51,9 @@ build: bin/eddy ## build bin/eddy, static
 bin/eddy: FORCE
 	$(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $@ ./cmd/eddy
 
-lab: bin/lab bin/grow bin/bench ## build the real S3 servers (cached) and the lab tools
+lab: bin/lab bin/grow bin/bench bin/chaos ## build the real S3 servers (cached) and the lab tools
 
-bin/lab bin/grow bin/bench: bin/%: FORCE $(LABBIN)/versitygw $(LABBIN)/minio
+bin/lab bin/grow bin/bench bin/chaos: bin/%: FORCE $(LABBIN)/versitygw $(LABBIN)/minio
 	cd lab && $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -o ../$@ ./cmd/$*
 
 # Built beside and renamed: two checkouts may share the cache.
@@ -117,7 +117,7 @@ e2e-short: deps bin/eddy bin/lab ## the demo in its other forms, and the stage o
 	bin/eddy demo --engine goleveldb
 	cd lab && $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 20m ./e2e
 
-e2e: e2e-short e2e-docker e2e-systemd e2e-quickstart ## all of that against real systems (root; half an hour)
+e2e: e2e-short e2e-docker e2e-systemd e2e-quickstart chaos ## all of that against real systems (root; half an hour)
 
 e2e-docker: bin/eddy bin/lab ## docker control, the compose file and its quick start, beside a real engine (root; minutes)
 	scripts/deps.sh docker
@@ -140,6 +140,22 @@ $(SYSROOT): | deps-systemd
 	d=$@.$$$$ && trap 'rm -rf "$$d"' EXIT && \
 		debootstrap --variant=minbase --include=systemd,systemd-sysv,libpam-systemd,dbus,polkitd,sudo bookworm "$$d" && \
 		rm -rf "$$d"/var/cache/apt/archives/*.deb && mv "$$d" $@
+
+ROUNDS ?= 50
+SEED   ?= $(shell date +%s)
+chaos: bin/eddy bin/chaos ## kills, cuts, lies, full and broken disks; ROUNDS=50, SEED=N plays the same again, CHAOS='--only RE' (root)
+	cd lab && $(ALONE) $(GOTEST) -tags '$(TAGS) root' -count=1 ./chaos
+	d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && TMPDIR=$$d \
+		$(ALONE) bin/chaos --eddy bin/eddy --rounds $(ROUNDS) --seed $(SEED) $(CHAOS)
+
+# One volume, of which nothing but parts can be gone on with; then many, and an
+# eddy of another version, for which only whole volumes count.
+RESUME  = d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && TMPDIR=$$d $(ALONE) \
+	bin/chaos --eddy bin/eddy --resume --size $(or $(SIZE),3GB)
+chaos-resume: bin/eddy bin/chaos ## kill -9 at 90 % of an upload, and what the next run reads and sends; SIZE=300MB for a short one (root)
+	$(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '-X main.version=$(VERSION)-next' -o bin/eddy-next ./cmd/eddy
+	$(RESUME) --volume 256GiB
+	$(RESUME) --volume $(or $(VOLUME),256MiB) --upgraded bin/eddy-next
 
 bench: deps bin/eddy bin/bench ## the measured promises; BENCH='--size 500MB' for a short one
 	bin/bench --eddy bin/eddy $(BENCH)

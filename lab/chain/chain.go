@@ -1,4 +1,4 @@
-// Package chain runs a real chain of two nodes as processes: a validator, and an
+// Package chain runs a real chain as processes: a validator or more, and an
 // observer under eddy supervise, with transactions flowing. It knows eddy by its
 // command line only.
 package chain
@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,17 +29,24 @@ type Options struct {
 	Dir    string        // absent or empty; gets homes, socket and logs
 	Engine string        // goleveldb or pebbledb
 	Every  time.Duration // between two transactions of half a kilobyte; 0: 200 ms
+
+	Validators int // 0: one
+	Others     int // observers beside the supervised one, which the caller runs
 }
+
+// Node is a home and the URL of its RPC.
+type Node struct{ Home, RPC string }
 
 // Chain is made by New and run by Start.
 type Chain struct {
 	Home, RPC    string // the observer's
 	Socket       string // of its supervise
-	ValidatorRPC string
+	ValidatorRPC string // the first one's
+	Validators   []Node
+	Others       []Node
 
-	o             Options
-	validatorHome string
-	procs         []*lab.Process
+	o     Options
+	procs []*lab.Process
 
 	stopLoad context.CancelFunc
 	loadDone chan struct{}
@@ -52,33 +60,42 @@ func New(ctx context.Context, o Options) (*Chain, error) {
 	if o.Every == 0 {
 		o.Every = 200 * time.Millisecond
 	}
-	cmd := exec.CommandContext(ctx, o.Eddy, "node", "testnet", o.Dir, "--validators", "1", "--observers", "1", "--timeout-commit", "1s", "--engine", o.Engine)
+	o.Validators = max(o.Validators, 1)
+	cmd := exec.CommandContext(ctx, o.Eddy, "node", "testnet", o.Dir, "--validators", strconv.Itoa(o.Validators),
+		"--observers", strconv.Itoa(1+o.Others), "--timeout-commit", "1s", "--engine", o.Engine)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("eddy node testnet: %w\n%s", err, stderr.String())
 	}
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if len(lines) != 2 {
-		return nil, fmt.Errorf("eddy node testnet printed %q, want a line for each of two nodes", out)
+	var nodes []Node
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			return nil, fmt.Errorf("eddy node testnet printed %q, want home and URL", line)
+		}
+		nodes = append(nodes, Node{Home: f[0], RPC: f[1]})
 	}
-	v, ob := strings.Fields(lines[0]), strings.Fields(lines[1])
-	if len(v) < 2 || len(ob) < 2 {
-		return nil, fmt.Errorf("eddy node testnet printed %q, want home and URL", out)
+	if len(nodes) != o.Validators+1+o.Others {
+		return nil, fmt.Errorf("eddy node testnet printed %q, want a line for each of %d nodes", out, o.Validators+1+o.Others)
 	}
+	observer := nodes[o.Validators]
 	return &Chain{
-		o: o, Socket: filepath.Join(o.Dir, "node.sock"),
-		Home: ob[0], RPC: ob[1], validatorHome: v[0], ValidatorRPC: v[1],
+		o: o, Socket: filepath.Join(o.Dir, "node.sock"), Home: observer.Home, RPC: observer.RPC,
+		ValidatorRPC: nodes[0].RPC, Validators: nodes[:o.Validators], Others: nodes[o.Validators+1:],
 	}, nil
 }
 
-// Start runs both nodes and returns when the observer follows.
+// Start runs the validators and the supervised observer and returns when that one
+// follows.
 func (c *Chain) Start(ctx context.Context) error {
-	if err := c.spawn("validator", c.o.Eddy, "node", "run", "--home", c.validatorHome); err != nil {
-		return err
+	for i, v := range c.Validators {
+		if err := c.spawn(fmt.Sprintf("validator%d", i), c.o.Eddy, "node", "run", "--home", v.Home); err != nil {
+			return err
+		}
 	}
-	if err := c.spawn("observer", c.o.Eddy, "supervise", "--max-held-per-hour", "2h", "--socket", c.Socket, "--", c.o.Eddy, "node", "run", "--home", c.Home); err != nil {
+	if err := c.spawn("observer", c.o.Eddy, "supervise", "--home", c.Home, "--max-held-per-hour", "2h", "--socket", c.Socket, "--", c.o.Eddy, "node", "run", "--home", c.Home); err != nil {
 		return err
 	}
 	if err := c.Wait(ctx, 3); err != nil {

@@ -1,0 +1,125 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+)
+
+const (
+	killedAt = 90 // per cent of the upload
+	atMost   = 15 // per cent that the run after it may read and send
+)
+
+// Resume kills a first backup of o.Size bytes when nine tenths of it have been
+// sent, runs eddy again, and prints what that run has read and sent: by eddy's own
+// counters, and as the store has seen it. It returns an error where that is too
+// much, or the backup does not restore.
+//
+// Where the second run is another eddy, which may encode in another way, no more
+// than what was missing and one volume, the open one, may be sent.
+func Resume(ctx context.Context, o Options) (err error) {
+	w, err := newWorld(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.stop(), clean(o.Dir)) }()
+
+	// How much will be stored is known from a backup of the same node under another
+	// name, of which nothing can be used again.
+	s := w.setups[plain]
+	var out verdicts
+	if err := w.good(ctx, s, &out); err != nil {
+		return err
+	}
+	again := &setup{
+		name: "resumed", home: s.home, real: s.real, rpc: s.rpc, control: s.control,
+		stored: s.stored, sentBefore: w.liar.stored(),
+	}
+	if err := w.configure(again); err != nil {
+		return err
+	}
+	s.watch.stop()
+	w.setups[plain], again.watch = again, watch(ctx, again)
+	before := w.liar.received()
+
+	e, err := w.start(again, "backup")
+	if err != nil {
+		return err
+	}
+	if !w.reach(ctx, again, e, sentPercent(killedAt)) {
+		return fmt.Errorf("the upload did not come to %d %%:\n%s", killedAt, e.tail())
+	}
+	if err := signal(e.pid(), syscall.SIGKILL); err != nil {
+		return err
+	}
+	<-e.done
+	first := w.liar.received() - before
+	if o.Upgraded != "" {
+		w.o.Eddy = o.Upgraded
+	}
+	if err := w.good(ctx, again, &out); err != nil {
+		return err
+	}
+	if len(out.found) > 0 {
+		return errors.New(strings.Join(out.found, "\n"))
+	}
+	second := w.liar.received() - before - first
+	m, err := w.show(ctx, again)
+	if err != nil {
+		return err
+	}
+	percent := func(part, of int64) float64 { return 100 * float64(part) / float64(max(of, 1)) }
+	read, sent, seen := percent(m.Sizes.Read, m.Sizes.Source), percent(m.Sizes.Sent, m.Sizes.Stored), percent(second, m.Sizes.Stored)
+	next := "the next run"
+	if o.Upgraded != "" {
+		next = "the next run, of another version,"
+	}
+	fmt.Fprintf(o.Out, "chaos: a backup of %.0f MB, %.0f MB in volumes of %s, killed at %d %%: %s read %.0f MB (%.1f %%) and sent %.0f MB (%.1f %%); %.0f MB (%.1f %%) came to the store\n",
+		mega(m.Sizes.Source), mega(m.Sizes.Stored), o.Volume, killedAt, next, mega(m.Sizes.Read), read, mega(m.Sizes.Sent), sent, mega(second), seen)
+	if o.Upgraded != "" {
+		open := int64(0) // the largest volume
+		for _, v := range m.Volumes {
+			open = max(open, v.Size)
+		}
+		if missing := m.Sizes.Stored - first; second > missing+open+inFlight*partSize {
+			return fmt.Errorf("%d bytes were missing and a volume has %d, but %d were sent", missing, open, second)
+		}
+		return nil
+	}
+	if read >= atMost || sent >= atMost || seen >= atMost {
+		return fmt.Errorf("the run after the kill was to read and send less than %d %%", atMost)
+	}
+	return nil
+}
+
+// show is what `eddy show latest` says.
+func (w *world) show(ctx context.Context, s *setup) (m manifestDoc, err error) {
+	cmd := exec.CommandContext(ctx, w.o.Eddy, "show", "latest", "--config", s.config, "--json")
+	cmd.Env, cmd.Stderr = w.env, os.Stderr
+	b, err := cmd.Output()
+	if err != nil {
+		return m, fmt.Errorf("eddy show: %w", err)
+	}
+	var line struct{ Manifest *manifestDoc }
+	if err := json.Unmarshal(b, &line); err != nil || line.Manifest == nil {
+		return m, fmt.Errorf("eddy show printed %q (%w)", b, err)
+	}
+	return *line.Manifest, nil
+}
+
+func mega(n int64) float64 { return float64(n) / 1e6 }
+
+// clean removes the directory, and says what of ours is left running or mounted.
+func clean(dir string) error {
+	var errs []error
+	for _, l := range leftovers(dir) {
+		errs = append(errs, fmt.Errorf("left behind: %s", l))
+	}
+	return errors.Join(append(errs, os.RemoveAll(dir))...)
+}
