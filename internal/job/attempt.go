@@ -192,7 +192,9 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 	if err := b.announce(ctx, m.ID); err != nil {
 		return false, err
 	}
-	m.Runs = append(m.Runs, uploader.Worked{Begun: b.Now().UTC(), Eddy: b.Version})
+	if s.sent = !m.Times.Uploaded.IsZero(); !s.sent {
+		m.Runs = append(m.Runs, uploader.Worked{Begun: b.Now().UTC(), Eddy: b.Version})
+	}
 	s.sum = sum
 	return true, b.end(ctx, s)
 }

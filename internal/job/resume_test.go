@@ -83,6 +83,16 @@ type breaking struct {
 	stored int64
 	err    error
 	each   func(piece int) // nil: nothing
+	lost   string          // the end of a key: it is written once, and the answer is lost
+}
+
+func (s *breaking) PutSmall(ctx context.Context, key string, body []byte, contentType string, c uploader.Condition) (uploader.Object, error) {
+	o, err := s.Store.PutSmall(ctx, key, body, contentType, c)
+	if err == nil && s.lost != "" && strings.HasSuffix(key, s.lost) {
+		s.lost = ""
+		return uploader.Object{}, s.err
+	}
+	return o, err
 }
 
 func (s *breaking) Put(ctx context.Context, r uploader.PutRequest) (uploader.Object, error) {
@@ -260,6 +270,28 @@ func TestUploadIsGoneOnWith(t *testing.T) {
 	x.leavings()
 	if got, err := x.catalog.List(t.Context()); err != nil || len(got) != 1 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// A commit that broke off is ended by the next run, whatever of it was written,
+// also when a clock has moved meanwhile: the manifest must stay what it was.
+func TestCommitIsEnded(t *testing.T) {
+	for _, lost := range []string{"SHA256SUMS.zst", "manifest.json"} {
+		t.Run(lost, func(t *testing.T) {
+			x := newBench(t)
+			x.store.lost, x.store.err = lost, errors.New("the line is dead")
+			first, err := x.backup(nil)
+			if !errors.Is(err, x.store.err) {
+				t.Fatal(err)
+			}
+			x.now = x.now.Add(time.Hour)
+			sum, err := x.backup(nil)
+			if err != nil || sum.Outcome != "ready" || sum.ID != first.ID || x.replica.holds != 1 || lost == "manifest.json" && sum.SentBytes+sum.ReadBytes > 0 {
+				t.Fatalf("%+v after %d holds, %v", sum, x.replica.holds, err)
+			}
+			x.restored(first.ID)
+			x.leavings()
+		})
 	}
 }
 

@@ -33,6 +33,7 @@ type sender struct {
 	a     *attempt
 	sum   *Summary
 	watch *roomWatch
+	sent  bool // by an earlier run, to the last byte: only the commit is left
 
 	done, total atomic.Int64 // bytes of the plan, so far and in all
 }
@@ -138,7 +139,14 @@ func (s *sender) run(ctx context.Context) (err error) {
 		return err
 	}
 	s.count(m)
-	m.Times.Uploaded = b.Now().UTC()
+	if m.Times.Uploaded.IsZero() {
+		// From here on the manifest does not change: a commit that breaks off may have
+		// written it, and is repeated with the same bytes or refused for ever.
+		m.Times.Uploaded = b.Now().UTC()
+		if err := b.Workdir.keep(s.a); err != nil {
+			return err
+		}
+	}
 	err = b.Catalog.Commit(ctx, *m, b.NewIncarn)
 	if errors.Is(err, uploader.ErrReadyBut) {
 		b.warn(err.Error(), "the backup counts; the next commit brings latest up to date")
@@ -179,8 +187,9 @@ func (s *sender) count(m *uploader.Manifest) {
 		m.Sizes.Read += r.Read
 		m.Sizes.Sent += r.Sent
 	}
-	last := m.Runs[len(m.Runs)-1]
-	s.sum.ReadBytes, s.sum.SentBytes = last.Read, last.Sent
+	if last := m.Runs[len(m.Runs)-1]; !s.sent {
+		s.sum.ReadBytes, s.sum.SentBytes = last.Read, last.Sent
+	}
 	s.sum.Files, s.sum.SourceBytes, s.sum.StoredBytes = m.Sizes.Files, m.Sizes.Source, m.Sizes.Stored
 	s.sum.Volumes, s.sum.Stored = len(m.Volumes), m.Stored
 }
