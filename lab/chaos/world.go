@@ -29,6 +29,7 @@ type Options struct {
 	Seed   uint64
 	Only   string // a regular expression on the names of rounds; "": all
 	Size   int64  // of the databases beside the chain's own, bytes
+	Server string // lab.Versitygw or lab.Minio
 	Volume string // eddy's backup.volume_size
 
 	// Upgraded, for Resume, is the executable of the run after the kill; "": the same.
@@ -106,7 +107,7 @@ func newWorld(ctx context.Context, o Options) (w *world, err error) {
 			return w, err
 		}
 	}
-	if w.store, err = lab.StartS3(ctx, lab.S3Options{Dir: o.Dir}); err != nil {
+	if w.store, err = lab.StartS3(ctx, lab.S3Options{Dir: o.Dir, Server: o.Server}); err != nil {
 		return w, err
 	}
 	w.bucket = newBucket(w.store)

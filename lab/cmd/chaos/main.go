@@ -1,6 +1,6 @@
 // Command chaos plays rounds of faults against eddy and says what held.
 //
-//	chaos --eddy bin/eddy [--rounds N] [--first N] [--seed S] [--only REGEXP] [--size 100MB]
+//	chaos --eddy bin/eddy [--rounds N] [--first N] [--seed S] [--only REGEXP] [--size 100MB] [--server minio]
 //	chaos --eddy bin/eddy --resume [--upgraded PROGRAM] [--size 3GB] [--volume 256MiB]
 //
 // The second form kills one backup at nine tenths and says what the next run reads
@@ -40,6 +40,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fl.StringVar(&o.Only, "only", "", "play rounds whose names match `REGEXP`")
 	fl.BoolVar(&resume, "resume", false, "kill one backup at nine tenths, and measure the run after it")
 	fl.StringVar(&o.Upgraded, "upgraded", "", "with --resume: the `PROGRAM` of the run after the kill")
+	fl.StringVar(&o.Server, "server", lab.Versitygw, "the S3 server: versitygw or minio")
 	fl.StringVar(&o.Volume, "volume", "40MiB", "eddy's backup.volume_size")
 	fl.Var(&size, "size", "of the databases beside the chain's own")
 	if err := fl.Parse(args); err != nil || fl.NArg() > 0 || o.First < 1 || o.Eddy == "" {
