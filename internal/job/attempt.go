@@ -166,9 +166,17 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 		b.warn(fmt.Sprintf("what was sent of backup %s is removed: %v", m.ID, err), hint.Of(err))
 		return false, b.discard(ctx, a, err)
 	}
+	if err == nil {
+		err = b.steer(ctx)
+	}
 	if err != nil {
 		return false, err
 	}
+	letGo, err := b.lease(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer letGo()
 	sum.ID, sum.Resumed, sum.label = m.ID, true, m.Label
 	sum.Position, sum.Hash = m.Position.Index, m.Position.Hash
 	b.phase(m.ID, "resume", "going on with %s: height %d, held at %s, %d of %d volumes stored",
@@ -177,18 +185,6 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 	if s.st.BootID, err = fsx.BootID(); err != nil {
 		return false, err
 	}
-	if err := b.steer(ctx); err != nil {
-		return false, err
-	}
-	letGo, err := b.lease(ctx)
-	if b.WhenBusy.Skip && errors.Is(err, fsx.ErrLocked) {
-		*sum = Summary{Cluster: b.Cluster, Outcome: "skipped", Position: m.Position.Index, label: b.Label}
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer letGo()
 	if err := b.announce(ctx, m.ID); err != nil {
 		return false, err
 	}

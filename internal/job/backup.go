@@ -178,7 +178,10 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		return sum, err
 	}
 
-	if done, err := b.goOn(ctx, &sum); err != nil {
+	if done, err := b.goOn(ctx, &sum); b.skips(err) {
+		sum.Outcome = "skipped"
+		return sum, nil
+	} else if err != nil {
 		return sum, err
 	} else if done && (sum.label == b.Label) {
 		return sum, nil
@@ -220,7 +223,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		return sum, errors.Join(err, b.Workdir.leave())
 	}
 	letGo, err := b.lease(ctx)
-	if b.WhenBusy.Skip && errors.Is(err, fsx.ErrLocked) {
+	if b.skips(err) {
 		sum.Outcome, sum.ID, sum.Position = "skipped", "", before.Position.Index
 		return sum, b.Workdir.leave()
 	}
@@ -249,6 +252,10 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	}
 	return sum, b.send(ctx, s, before)
 }
+
+// skips tells whether an error is that another eddy works on the cluster, and such
+// a run is no failure.
+func (b *Backup) skips(err error) bool { return b.WhenBusy.Skip && errors.Is(err, fsx.ErrLocked) }
 
 // announce says in the bucket that a backup is being made.
 func (b *Backup) announce(ctx context.Context, id string) error {

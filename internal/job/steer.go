@@ -3,7 +3,6 @@ package job
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"github.com/eddy-backup/eddy/internal/hint"
@@ -46,7 +45,7 @@ func (b *Backup) sweepUploads(ctx context.Context) {
 	if !b.caps.Sweeps() {
 		return
 	}
-	journals, err := filepath.Glob(b.Workdir.path("upload-*.journal"))
+	journals, err := b.Workdir.journals()
 	if err == nil {
 		var n int
 		n, err = b.Catalog.SweepUploads(ctx, func(u uploader.Upload) bool {
