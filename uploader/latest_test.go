@@ -216,24 +216,29 @@ func TestACommitInTheMiddleOfACommit(t *testing.T) {
 // history only when said.
 func TestLatestAgainstAModel(t *testing.T) {
 	for seed := range uint64(3) {
-		c, r := testCatalog(t), rand.New(rand.NewPCG(seed, 0))
-		inc, at, seq := "", uint64(0), uint64(0)
-		for i := range 12 {
-			m := manifestAt(t, c, t0.Add(time.Duration(i)*time.Minute), "auto", 1+r.Uint64N(5))
-			m.Incarnation = []string{"aa", "aa", "bb"}[r.IntN(3)]
-			said := r.IntN(2) == 0
-			err := c.Commit(t.Context(), m, said)
-			want := inc == "" || inc == m.Incarnation && m.Position.Index >= at || inc != m.Incarnation && said
-			if want != (err == nil) || err != nil && !errors.Is(err, ErrBackwards) {
-				t.Fatalf("seed %d: %s %d after %s %d, said %v: %v", seed, m.Incarnation, m.Position.Index, inc, at, said, err)
-			}
-			if want {
-				inc, at, seq = m.Incarnation, m.Position.Index, seq+1
-			}
-			p, _, err := c.latest(t.Context())
-			if err != nil || p.Incarnation != inc || p.Position.Index != at || p.Seq != seq {
-				t.Fatalf("seed %d: latest.json is %+v, %v; want %s %d seq %d", seed, p, err, inc, at, seq)
-			}
+		latestModel(t, testCatalog(t), seed)
+	}
+}
+
+func latestModel(t *testing.T, c *Catalog, seed uint64) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(seed, 0))
+	inc, at, seq := "", uint64(0), uint64(0)
+	for i := range 12 {
+		m := manifestAt(t, c, t0.Add(time.Duration(i)*time.Minute), "auto", 1+r.Uint64N(5))
+		m.Incarnation = []string{"aa", "aa", "bb"}[r.IntN(3)]
+		said := r.IntN(2) == 0
+		err := c.Commit(t.Context(), m, said)
+		want := inc == "" || inc == m.Incarnation && m.Position.Index >= at || inc != m.Incarnation && said
+		if want != (err == nil) || err != nil && !errors.Is(err, ErrBackwards) {
+			t.Fatalf("seed %d: %s %d after %s %d, said %v: %v", seed, m.Incarnation, m.Position.Index, inc, at, said, err)
+		}
+		if want {
+			inc, at, seq = m.Incarnation, m.Position.Index, seq+1
+		}
+		p, _, err := c.latest(t.Context())
+		if err != nil || p.Incarnation != inc || p.Position.Index != at || p.Seq != seq {
+			t.Fatalf("seed %d: latest.json is %+v, %v; want %s %d seq %d", seed, p, err, inc, at, seq)
 		}
 	}
 }

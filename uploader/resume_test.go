@@ -33,6 +33,12 @@ type producer struct {
 	sent int   // pieces that were known
 }
 
+// soFar is what was moved; a real server may not have stored anything yet.
+func (p *producer) soFar() Moved {
+	m, _ := p.moved.Load().(Moved)
+	return m
+}
+
 func (p *producer) pieces(sent iter.Seq2[Sent, error]) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
 		next, stop := iter.Pull2(sent)
@@ -40,7 +46,7 @@ func (p *producer) pieces(sent iter.Seq2[Sent, error]) iter.Seq2[Piece, error] {
 		off, known := 0, true
 		for i := 0; off < len(p.b); i++ {
 			if i == p.dies {
-				for p.until != nil && !p.until(p.moved.Load().(Moved)) {
+				for p.until != nil && !p.until(p.soFar()) {
 					time.Sleep(time.Millisecond)
 				}
 				yield(Piece{}, errProducer)
