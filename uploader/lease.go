@@ -119,6 +119,7 @@ func (l *Lease) take(ctx context.Context) error {
 		seen  Object
 		since time.Time // when seen was first seen
 		alive bool      // it changed while we looked
+		none  int       // how often there was none, and yet somebody was first
 	)
 	for {
 		r, o, err := l.look(ctx)
@@ -145,7 +146,15 @@ func (l *Lease) take(ctx context.Context) error {
 			if err == nil || !errors.Is(err, ErrPrecondition) {
 				return err
 			}
-			continue // somebody was faster
+			// Somebody was faster; or the store takes a delete marker for an object.
+			if o.ETag == "" {
+				none++
+				l.o.Unguarded = l.o.Unguarded || none == 3
+			}
+			if err := pause(ctx, 50*time.Millisecond); err != nil {
+				return err
+			}
+			continue
 		}
 		if alive && time.Since(begun) >= l.o.Wait {
 			return hint.Add(fmt.Errorf("%s works on %s: %w", r.Holder, l.c.cluster, fsx.ErrLocked),
