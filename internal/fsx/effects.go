@@ -347,6 +347,12 @@ func (r *Root) Symlink(target, name string) error {
 	return r.fs.do(Effect{Kind: KindSymlink, Path: target, To: r.path(name)}, func() error { return r.r.Symlink(target, name) })
 }
 
+// RemoveAll is os.Root's.
+func (r *Root) RemoveAll(name string) error {
+	return r.fs.do(Effect{Kind: KindRemoveAll, Path: r.path(name), Half: func() error { return removeHalf(r.path(name)) }},
+		func() error { return r.r.RemoveAll(name) })
+}
+
 // Chmod is os.Root's.
 func (r *Root) Chmod(name string, mode fs.FileMode) error {
 	return r.fs.do(Effect{Kind: KindAttr, Path: r.path(name)}, func() error { return r.r.Chmod(name, mode) })

@@ -86,16 +86,18 @@ func (s Summary) Line() string {
 
 // Restored ends a restore.
 type Restored struct {
-	ID       string   `json:"id"`
-	Cluster  string   `json:"cluster"`
-	Position uint64   `json:"position"`
-	Hash     string   `json:"hash,omitempty"`
-	Dir      string   `json:"dir"`
-	Files    int64    `json:"files"`
-	Bytes    int64    `json:"bytes"`
-	Owner    string   `json:"owner,omitempty"`
-	Seconds  float64  `json:"seconds"`
-	Next     []string `json:"next,omitempty"` // what is left to do by hand
+	ID           string   `json:"id"`
+	Cluster      string   `json:"cluster"`
+	Position     uint64   `json:"position"`
+	Hash         string   `json:"hash,omitempty"`
+	Dir          string   `json:"dir"`
+	Files        int64    `json:"files"`
+	Bytes        int64    `json:"bytes"`
+	KeptBytes    int64    `json:"kept_bytes,omitempty"` // of Bytes: there from a run that was cut short
+	FetchedBytes int64    `json:"fetched_bytes"`        // read of the archive's frames
+	Owner        string   `json:"owner,omitempty"`
+	Seconds      float64  `json:"seconds"`
+	Next         []string `json:"next,omitempty"` // what is left to do by hand
 }
 
 // MessageType implements ui.Event.
@@ -105,6 +107,9 @@ func (Restored) MessageType() string { return "restored" }
 func (r Restored) Line() string {
 	s := fmt.Sprintf("restored %s (%s, height %d) into %s: %d files, %s, every hash right, %s",
 		r.ID, r.Cluster, r.Position, r.Dir, r.Files, ui.Bytes(r.Bytes), ui.Duration(time.Duration(r.Seconds*float64(time.Second))))
+	if r.KeptBytes > 0 {
+		s += fmt.Sprintf("; %s of it were there already, %s fetched", ui.Bytes(r.KeptBytes), ui.Bytes(r.FetchedBytes))
+	}
 	for _, n := range r.Next {
 		s += "\n  next: " + n
 	}
