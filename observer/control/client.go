@@ -324,6 +324,8 @@ func (r response) err() error {
 		e.sentinel = ErrKilled
 	case codeBlocked:
 		e.sentinel = ErrRestoring
+	case codeNoSwap:
+		e.sentinel = ErrUnguarded
 	case codeDenied:
 		e.sentinel = fs.ErrPermission
 	}

@@ -33,9 +33,13 @@ var ErrNotDown = errors.New("the node is not proven to be down")
 // ErrRestoring says that a restore holds the node: only it may start it.
 var ErrRestoring = errors.New("a restore is under way")
 
-// purposeBackup is the only purpose for which this package holds a node: such a
-// hold ends with the node started, whatever happens.
-const purposeBackup = "backup"
+// What a node is stopped for. A hold is for a backup: it ends with the node
+// started, whatever happens. A restore halts the node: then nothing starts it
+// while its swap file is there.
+const (
+	purposeBackup  = "backup"
+	purposeRestore = "restore"
+)
 
 // What a Request means where it says nothing.
 const (
@@ -105,6 +109,18 @@ type Control interface {
 	// and starts the node where the journal says that eddy stopped it. It
 	// reports whether there was anything to do. Changing verbs call it first.
 	Recover(ctx context.Context) (acted bool, err error)
+	// MayHalt says why the node could not be halted, or would be started by somebody
+	// while it is, or could not be started after; nil where it can. It need not run.
+	// leaveDown: it is not to be started after. Read-only.
+	MayHalt(ctx context.Context, leaveDown bool) error
+	// Halt stops the node for a restore and proves that it is down; one that is down
+	// is no error. The swap file must be there: from then on until it is removed
+	// nothing starts the node, this process's death included. On an error the node
+	// may run, or end yet; the caller removes the swap file and calls Start.
+	Halt(ctx context.Context, r Request) error
+	// Start starts the node after a restore, with the swap file gone, and returns
+	// when its manager says that it runs.
+	Start(ctx context.Context) error
 	// String names the node for messages: "supervise /run/eddy/node.sock".
 	String() string
 }

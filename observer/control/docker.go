@@ -102,16 +102,27 @@ func (d *docker) Status(ctx context.Context) (Status, error) {
 // is no reason against the engine's word: the address of a stopped container is
 // nobody's, and its name is not known any more.
 func (d *docker) Hold(ctx context.Context, r Request) (Hold, error) {
-	if down := r.Down; down != nil {
-		r.Down = func(ctx context.Context) error {
-			err := down(ctx)
-			if errors.Is(err, errNoAnswer) {
-				return nil
-			}
-			return err
-		}
-	}
+	r.Down = withoutAddress(r.Down)
 	return d.guarded.Hold(ctx, r)
+}
+
+// Halt implements Control, likewise.
+func (d *docker) Halt(ctx context.Context, r Request) error {
+	r.Down = withoutAddress(r.Down)
+	return d.guarded.Halt(ctx, r)
+}
+
+func withoutAddress(down func(context.Context) error) func(context.Context) error {
+	if down == nil {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		err := down(ctx)
+		if errors.Is(err, errNoAnswer) {
+			return nil
+		}
+		return err
+	}
 }
 
 // ContainerRef names a container to whoever has to start it.

@@ -26,6 +26,8 @@ type guarded struct {
 
 	mu     sync.Mutex
 	guards []*guard // left behind to watch on; reaped once they are gone
+
+	mayEnd time.Time // until then the end of a node whose halt failed is reckoned with
 }
 
 var _ Control = (*guarded)(nil)
@@ -225,25 +227,17 @@ func (h *guardedHold) stop(ctx context.Context, r Request, began time.Time) erro
 	// Once asked for, a stop goes on whatever becomes of ctx: it is seen through.
 	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Timeout-time.Since(began))
 	defer cancel()
-	failed, err := n.by.stop(within)
-	if err != nil {
-		return join(fmt.Errorf("stop: %w", err), h.Release(ctx))
+	if by, ok := n.by.(armer); ok {
+		if err := by.arm(within); err != nil {
+			return join(fmt.Errorf("stop: %w", err), h.Release(ctx))
+		}
 	}
-	var st runState
-	last := unknown
-	for {
-		var serr error
-		// A question is not cut short by the end of the time: it has its own.
-		if st, _, serr = n.status(context.WithoutCancel(ctx)); st != unknown {
-			last = st
-		}
-		if st == stopped || st == dead || failed != nil {
-			break
-		}
-		if sleep(within, pollEvery) != nil {
-			return join(hint.Add(fmt.Errorf("%w: %s after %s", ErrStopTimeout, state(last), r.Timeout),
-				"it was not killed, and is started again if it ends; raise replica.control.timeout if it only needs longer"), serr, h.abandon(h.e.linger))
-		}
+	st, failed, err := n.stop(ctx, within, r.Timeout)
+	switch {
+	case errors.Is(err, ErrStopTimeout):
+		return join(err, h.abandon(h.e.linger))
+	case err != nil:
+		return join(err, h.Release(ctx))
 	}
 	switch {
 	case st != stopped && st != dead:
@@ -266,6 +260,30 @@ func (h *guardedHold) stop(ctx context.Context, r Request, began time.Time) erro
 		return join(err, h.Release(ctx))
 	}
 	return nil
+}
+
+// stop stops the node and returns its state: that it is down, or failed, which is
+// what its manager said of the stop. within is the time that it has.
+func (n *node) stop(ctx, within context.Context, timeout time.Duration) (st runState, failed, err error) {
+	failed, err = n.by.stop(within)
+	if err != nil {
+		return unknown, nil, fmt.Errorf("stop: %w", err)
+	}
+	last := unknown
+	for {
+		var serr error
+		// A question is not cut short by the end of the time: it has its own.
+		if st, _, serr = n.status(context.WithoutCancel(ctx)); st != unknown {
+			last = st
+		}
+		if st == stopped || st == dead || failed != nil {
+			return st, failed, nil
+		}
+		if sleep(within, pollEvery) != nil {
+			return st, nil, join(hint.Add(fmt.Errorf("%w: %s after %s", ErrStopTimeout, state(last), timeout),
+				"it was not killed, and is started again if it ends; raise replica.control.timeout if it only needs longer"), serr)
+		}
+	}
 }
 
 func state(st runState) string {

@@ -38,6 +38,18 @@ type manager interface {
 	lookEvery() time.Duration
 }
 
+// armer is a manager that has something of its own to watch over a hold. It is
+// asked before the stop.
+type armer interface {
+	arm(ctx context.Context) error
+}
+
+// halter is a manager that must be made to leave a node down that a restore halts.
+type halter interface {
+	// mayHalt says why it would not, or why it could not stop and start the node.
+	mayHalt(ctx context.Context, swapFile string) error
+}
+
 // errNoReturn is returned by manager.start where the start is still under way.
 var errNoReturn = errors.New("the start has not returned")
 

@@ -12,6 +12,8 @@ import (
 
 // scripted is one control of several, and writes down what it is asked.
 type scripted struct {
+	Control // what is not scripted is not asked for
+
 	name   string
 	said   *[]string
 	down   bool          // somebody stopped it

@@ -86,7 +86,7 @@ func FuzzParseRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if r.Op == opHold && (r.DeadlineMS <= 0 || r.DeadlineMS > maxMillis || r.StopTimeoutMS < 0 || r.StopTimeoutMS > maxMillis || r.Purpose != purposeBackup) {
+		if r.Op == opHold && (r.DeadlineMS <= 0 || r.DeadlineMS > maxMillis || r.StopTimeoutMS < 0 || r.StopTimeoutMS > maxMillis || r.Purpose != purposeBackup && r.Purpose != purposeRestore) {
 			t.Fatalf("out of bounds: %+v", r)
 		}
 		if len(r.Stage) > maxWord || !utf8.ValidString(r.Stage) || strings.ContainsAny(r.Stage, "\n\r\x1b") {

@@ -32,6 +32,7 @@ const (
 	codeKilled    = "killed"
 	codeBlocked   = "blocked"
 	codeNotHolder = "not_holder"
+	codeNoSwap    = "no_swap"
 )
 
 const eventLost = "lost"
@@ -66,6 +67,7 @@ type wireStatus struct {
 	Stage       string `json:"stage,omitempty"`
 	RemainingMS int64  `json:"remaining_ms,omitempty"`
 	Guard       string `json:"guard,omitempty"`
+	SwapFile    string `json:"swap_file,omitempty"` // while it exists supervise starts no node
 }
 
 // parseRequest reads one line of a peer. What it returns is within bounds.
@@ -89,7 +91,7 @@ func parseRequest(line []byte) (request, error) {
 		return request{}, errors.New("hold: deadline_ms must be positive and at most a week")
 	case r.StopTimeoutMS < 0 || r.StopTimeoutMS > maxMillis:
 		return request{}, errors.New("hold: stop_timeout_ms must not be negative and at most a week")
-	case r.Purpose != purposeBackup:
+	case r.Purpose != purposeBackup && r.Purpose != purposeRestore:
 		return request{}, fmt.Errorf("hold: purpose %q is not known here", printable(r.Purpose, 32))
 	}
 	r.Stage = printable(r.Stage, maxWord)

@@ -264,7 +264,7 @@ func (s *supervisor) begin(p *peer, r request) (code, why, todo string) {
 	if timeout == 0 {
 		timeout = s.o.StopTimeout
 	}
-	used := s.heldWithin(now)
+	used, restore := s.heldWithin(now), r.Purpose == purposeRestore
 	switch {
 	case s.hold != nil:
 		return codeHeld, "it is held by process " + fmt.Sprint(s.hold.peer.cred.Pid), "wait for that backup to end"
@@ -274,13 +274,16 @@ func (s *supervisor) begin(p *peer, r request) (code, why, todo string) {
 		return codeBlocked, s.blockWhy, "finish the restore"
 	case s.pid == 0:
 		return codeStopped, "the node is not running", ""
+	case restore && swapping(s.o.SwapFile) == nil:
+		return codeNoSwap, "it sees no restore under way: it would start the node again at once", swapHint
+	case restore: // no guard ends it, and no cap bounds it
 	case deadline > s.o.MaxHold:
 		return codeCapped, fmt.Sprintf("a hold of %s is longer than the %s that supervise allows", deadline, s.o.MaxHold), "ask for less, or raise --max-hold"
 	case used+deadline > s.o.MaxHeldPerHour:
 		return codeCapped, fmt.Sprintf("held for %s in the last hour, %s more would be over the %s allowed", used.Round(time.Millisecond), deadline, s.o.MaxHeldPerHour),
 			"back up less often, or raise --max-held-per-hour"
 	}
-	h := &serverHold{peer: p, stage: r.Stage, began: now, deadline: now.Add(deadline), stopUntil: now.Add(min(timeout, deadline))}
+	h := &serverHold{peer: p, stage: r.Stage, restore: restore, began: now, deadline: now.Add(deadline), stopUntil: now.Add(min(timeout, deadline))}
 	// The credentials name who connected; it is still there, as its connection
 	// is, so its pid has not come to mean somebody else.
 	if p.cred.Pid > 0 && int(p.cred.Pid) != os.Getpid() {
@@ -340,10 +343,13 @@ func (s *supervisor) gone(p *peer) {
 func (s *supervisor) answer() response {
 	st := &wireStatus{
 		State: s.state, Running: s.pid != 0, Held: s.hold != nil, PID: s.pid,
-		Since: s.since(), Starts: s.starts,
+		Since: s.since(), Starts: s.starts, SwapFile: s.o.SwapFile,
 	}
 	if h := s.hold; h != nil {
 		st.Purpose, st.Stage, st.Guard = purposeBackup, h.stage, "close"
+		if h.restore {
+			st.Purpose = purposeRestore
+		}
 		st.RemainingMS = max(0, time.Until(h.deadline).Milliseconds())
 		if h.holder != nil {
 			st.Guard = "kill"

@@ -114,6 +114,7 @@ type serverHold struct {
 	peer      *peer
 	holder    *process // nil: cannot be killed
 	stage     string
+	restore   bool // it ends with the node down: the swap file keeps it so
 	began     time.Time
 	deadline  time.Time
 	stopUntil time.Time
@@ -376,9 +377,12 @@ func (s *supervisor) down() {
 	switch h := s.hold; {
 	case s.linger:
 		s.startAgain()
-	case h.gone:
+	case h.gone, h.restore: // after a restore's the swap file decides
 		s.endHold()
 		s.startAgain()
+		if h.restore {
+			h.peer.reply(s.answer())
+		}
 	case s.unclean != "":
 		how, todo := s.unclean, taintedHint
 		if s.code == 128+int(unix.SIGTERM) {
@@ -425,7 +429,9 @@ func (s *supervisor) expire(now time.Time) {
 func (s *supervisor) endHold() {
 	h := s.hold
 	s.hold = nil
-	s.spans = append(s.spans, span{from: h.began, to: time.Now()})
+	if !h.restore {
+		s.spans = append(s.spans, span{from: h.began, to: time.Now()})
+	}
 	if h.holder != nil {
 		h.holder.close()
 	}

@@ -263,11 +263,8 @@ func (s *service) startArgv() []string { return []string{"systemctl", "start", s
 // lookEvery implements manager.
 func (s *service) lookEvery() time.Duration { return time.Second }
 
-// stop implements manager. The unit's guard is armed first.
+// stop implements manager.
 func (s *service) stop(ctx context.Context) (failed, err error) {
-	if err := s.arm(ctx); err != nil {
-		return nil, err
-	}
 	if err := s.systemd.stop(ctx, s.ref.Name); err != nil {
 		return nil, err
 	}
@@ -278,7 +275,9 @@ func (s *service) stop(ctx context.Context) (failed, err error) {
 	return u.ended(), nil
 }
 
-// arm starts the unit's timer, which looks after the journal from now on, until
+var _ armer = (*service)(nil)
+
+// arm implements armer: it starts the unit's timer, which looks after the journal from now on, until
 // there is none.
 func (s *service) arm(ctx context.Context) error {
 	timer := s.ref.guardUnit(".timer")

@@ -28,6 +28,9 @@ type unit struct {
 	// "ConditionPathExists=!/a/b".
 	failedCondition string
 
+	// What it does not start for while it exists: ConditionPathExists=!PATH.
+	notWhile []string
+
 	// Of services.
 	kind           string        // Type=: simple, exec, notify, forking, oneshot, ...
 	killSignal     unix.Signal   // what a stop begins with
@@ -77,6 +80,9 @@ func unitOf(name string, p map[string]any) unit {
 		}
 	}
 	for _, row := range prop[[][]any](p, "Conditions") { // (type, one of many, negated, value, verdict)
+		if cell[string](row, 0) == "ConditionPathExists" && cell[bool](row, 2) && !cell[bool](row, 1) {
+			u.notWhile = append(u.notWhile, cell[string](row, 3))
+		}
 		if cell[int32](row, 4) < 0 && !prop[bool](p, "ConditionResult") {
 			not := map[bool]string{true: "!"}[cell[bool](row, 2)]
 			u.failedCondition = printable(cell[string](row, 0)+"="+not+cell[string](row, 3), 200)
