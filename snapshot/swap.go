@@ -52,9 +52,7 @@ type Swap struct {
 	Roots     []Root    `json:"roots"`              // the home first
 	Moves     []Move    `json:"moves,omitempty"`    // what goes before what comes
 
-	// effect is told of each effect before it and after it, and stops the swap by
-	// an error: so that a test can be a crash.
-	effect func(name string) error
+	FS fsx.FS `json:"-"` // makes the changes
 }
 
 // Move is one name that is renamed as a whole.
@@ -99,8 +97,8 @@ func SwapFile(home string) string { return filepath.Join(home, StageDir, SwapNam
 func twin(file string) string { return file + "~" }
 
 // ReadSwap reads the journal of the swap that is under way in a home; nil where
-// there is none. It changes nothing.
-func ReadSwap(home string) (*Swap, error) {
+// there is none. It changes nothing; what the Swap changes goes through fsys.
+func ReadSwap(fsys fsx.FS, home string) (*Swap, error) {
 	file := SwapFile(home)
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -110,16 +108,21 @@ func ReadSwap(home string) (*Swap, error) {
 		return nil, fmt.Errorf("read the journal of a swap: %w", err)
 	}
 	s, err := parseSwap(b, home)
-	if !errors.Is(err, ErrTornSwap) {
-		return s, err
-	}
-	b, rerr := os.ReadFile(twin(file))
-	if rerr == nil {
-		if s, terr := parseSwap(b, home); !errors.Is(terr, ErrTornSwap) {
-			return s, terr
+	if errors.Is(err, ErrTornSwap) {
+		if b, rerr := os.ReadFile(twin(file)); rerr == nil {
+			if t, terr := parseSwap(b, home); !errors.Is(terr, ErrTornSwap) {
+				s, err = t, terr
+			}
 		}
 	}
-	return nil, hint.Add(err, "look into "+filepath.Dir(file)+": what was there lies in "+BeforePrefix+"*, what comes in "+ComingPrefix+"*; the node stays down until "+file+" is gone")
+	switch {
+	case errors.Is(err, ErrTornSwap):
+		return nil, hint.Add(err, "look into "+filepath.Dir(file)+": what was there lies in "+BeforePrefix+"*, what comes in "+ComingPrefix+"*; the node stays down until "+file+" is gone")
+	case err != nil:
+		return nil, err
+	}
+	s.FS = fsys
+	return s, nil
 }
 
 // parseSwap reads a journal, and believes no name in it that leads out of a root.
@@ -158,7 +161,7 @@ func (s *Swap) root(name string) (string, bool) {
 // Begin makes it durable that a swap is under way: from now on nothing starts the
 // node. The fields but Format and Step are the caller's.
 func (s *Swap) Begin() error {
-	if old, err := ReadSwap(s.Roots[0].Path); old != nil || err != nil {
+	if old, err := ReadSwap(s.FS, s.Roots[0].Path); old != nil || err != nil {
 		return errors.Join(fmt.Errorf("%s is there already", SwapFile(s.Roots[0].Path)), err)
 	}
 	var err error
@@ -177,26 +180,11 @@ func (s *Swap) enter(step string) error {
 	}
 	file := SwapFile(s.Roots[0].Path)
 	for _, f := range []string{twin(file), file} {
-		err := s.do("write "+filepath.Base(f), func() error { return fsx.WriteFileAtomic(f, append(b, '\n'), 0o600) })
-		if err != nil {
+		if err := s.FS.WriteFileAtomic(f, append(b, '\n'), 0o600); err != nil {
 			return fmt.Errorf("journal of the swap: %w", err)
 		}
 	}
 	return nil
-}
-
-// do makes one effect.
-func (s *Swap) do(name string, effect func() error) error {
-	if s.effect == nil {
-		return effect()
-	}
-	if err := s.effect("before " + name); err != nil {
-		return err
-	}
-	if err := effect(); err != nil {
-		return err
-	}
-	return s.effect("after " + name)
 }
 
 // End ends a swap that has gone forward, or back, or has not moved anything: the
@@ -204,18 +192,13 @@ func (s *Swap) do(name string, effect func() error) error {
 func (s *Swap) End() error {
 	file := SwapFile(s.Roots[0].Path)
 	for _, f := range []string{file, twin(file)} {
-		err := s.do("remove "+filepath.Base(f), func() error {
-			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			return fsx.SyncDir(filepath.Dir(f))
-		})
+		err := s.FS.Remove(f)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			err = s.FS.SyncDir(filepath.Dir(f))
+		}
 		if err != nil {
 			return fmt.Errorf("end the swap: %w", err)
 		}
 	}
 	return nil
 }
-
-// Exchanged tells whether what came is in its place.
-func (s *Swap) Exchanged() bool { return s.Step == SwapMoving }

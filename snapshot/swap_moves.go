@@ -9,7 +9,6 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
@@ -237,51 +236,48 @@ func there(p string) (bool, error) {
 // rename moves a name to where nothing is.
 func (s *Swap) rename(m Move, from, to string) error {
 	root, _ := s.root(m.Root)
-	return s.do("rename "+string(m.Rel), func() error {
-		if in, err := there(to); in || err != nil {
-			return errors.Join(fmt.Errorf("swap: %s is in the way", to), err)
-		}
-		if err := mkdirLike(root, filepath.Dir(to), filepath.Dir(from)); err != nil {
-			return fmt.Errorf("swap: %w", err)
-		}
-		if err := os.Rename(from, to); err != nil {
-			return fmt.Errorf("swap: %w", err)
-		}
-		return nil
-	})
+	if in, err := there(to); in || err != nil {
+		return errors.Join(fmt.Errorf("swap: %s is in the way", to), err)
+	}
+	err := s.mkdirLike(root, filepath.Dir(to), filepath.Dir(from))
+	if err == nil {
+		err = s.FS.Rename(from, to)
+	}
+	if err != nil {
+		return fmt.Errorf("swap: %w", err)
+	}
+	return nil
 }
 
 // mkdirLike makes dir and its parents below root, with the owner and the mode of
 // like and its parents.
-func mkdirLike(root, dir, like string) error {
+func (s *Swap) mkdirLike(root, dir, like string) error {
 	if in, err := there(dir); in || err != nil || dir == root {
 		return err
 	}
-	if err := mkdirLike(root, filepath.Dir(dir), filepath.Dir(like)); err != nil {
+	if err := s.mkdirLike(root, filepath.Dir(dir), filepath.Dir(like)); err != nil {
 		return err
 	}
 	st, err := os.Stat(like)
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := s.FS.Mkdir(dir, st.Mode().Perm()|0o700); err != nil {
 		return err
 	}
 	sys := st.Sys().(*syscall.Stat_t)
 	if os.Geteuid() == 0 {
-		err = os.Chown(dir, int(sys.Uid), int(sys.Gid))
+		err = s.FS.Chown(dir, int(sys.Uid), int(sys.Gid))
 	}
-	return errors.Join(err, os.Chmod(dir, st.Mode().Perm()))
+	return err
 }
 
 // sync makes the renames of every root durable.
 func (s *Swap) sync() error {
-	return s.do("sync", func() error {
-		for _, r := range s.Roots {
-			if err := fsx.SyncFS(r.Path); err != nil {
-				return err
-			}
+	for _, r := range s.Roots {
+		if err := s.FS.SyncFS(r.Path); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
 )
 
 // swapHome is a home with two roots, what is there and what comes, and the cover
@@ -69,14 +71,23 @@ func seen(t *testing.T, base string) string {
 
 var errCrash = errors.New("crash")
 
-// crashAt stops at the nth side of an effect; its count is what there were.
-func crashAt(n int, count *int) func(string) error {
-	return func(string) error {
-		if *count++; *count == n+1 {
-			return errCrash
-		}
-		return nil
+// crash stops at the nth side of an effect: before it is made, in the middle of it
+// where there is one, or after it.
+type crash struct{ n, seen int }
+
+func (c *crash) Do(e fsx.Effect, do func() error) error {
+	at := c.n - c.seen
+	c.seen += 3
+	switch {
+	case at == 0 || at < 0:
+		return errCrash // dead ever since
+	case at == 1 && e.Half != nil:
+		return errors.Join(errCrash, e.Half())
 	}
+	if err := do(); err != nil || at > 2 {
+		return err
+	}
+	return errCrash
 }
 
 // swapOnce plays a whole swap, as far as it comes.
@@ -94,12 +105,11 @@ func swapOnce(s *Swap, cover Cover) error {
 }
 
 // recoverSwap plays whoever comes next.
-func recoverSwap(home string, effect func(string) error, back bool) error {
-	s, err := ReadSwap(home)
+func recoverSwap(home string, effects fsx.Effects, back bool) error {
+	s, err := ReadSwap(fsx.FS{Effects: effects}, home)
 	if s == nil || err != nil {
 		return err
 	}
-	s.effect = effect
 	switch {
 	case s.Step == SwapMoving && !back:
 		err = s.Forward()
@@ -153,17 +163,16 @@ func TestASwapMayStopAnywhere(t *testing.T) {
 			if got := seen(t, base); got != swapBefore {
 				t.Fatalf("before:\n%s", got)
 			}
-			count := 0
-			s.effect = crashAt(n, &count)
+			s.FS.Effects = &crash{n: n}
 			err := swapOnce(s, cover)
 			if err != nil && !errors.Is(err, errCrash) {
 				t.Fatal(err)
 			}
-			over := err == nil
+			over, begun := err == nil, s.Step != SwapStopping
 			want := swapAfter
-			if left, err := ReadSwap(home); err != nil {
+			if left, err := ReadSwap(fsx.FS{}, home); err != nil {
 				t.Fatal(err)
-			} else if left != nil && (back || left.Step == SwapStopping) || left == nil && n < 3 {
+			} else if left != nil && (back || left.Step == SwapStopping) || left == nil && !begun {
 				want = swapBefore
 			}
 			check := func(at string) {
@@ -175,8 +184,7 @@ func TestASwapMayStopAnywhere(t *testing.T) {
 			}
 			check(fmt.Sprintf("effect %d", n))
 			for k := 0; ; k++ { // each recovery crashes one effect later than the one before
-				count := 0
-				err := recoverSwap(home, crashAt(k, &count), back)
+				err := recoverSwap(home, &crash{n: k}, back)
 				check(fmt.Sprintf("effect %d, recovery %d", n, k))
 				if err == nil {
 					break
@@ -235,13 +243,13 @@ func TestTornSwapJournals(t *testing.T) {
 	}
 	for _, n := range []int{0, 1, len(whole) / 2, len(whole) - 3} {
 		write(t, file, whole[:n])
-		got, err := ReadSwap(s.Roots[0].Path)
+		got, err := ReadSwap(fsx.FS{}, s.Roots[0].Path)
 		if err != nil || got.Step != SwapMoving || len(got.Moves) != len(s.Moves) {
 			t.Fatalf("the copy was not read: %+v, %v", got, err)
 		}
 	}
 	write(t, file+"~", whole[:9])
-	if _, err := ReadSwap(s.Roots[0].Path); !errors.Is(err, ErrTornSwap) {
+	if _, err := ReadSwap(fsx.FS{}, s.Roots[0].Path); !errors.Is(err, ErrTornSwap) {
 		t.Fatalf("both are torn: %v", err)
 	}
 }
