@@ -169,7 +169,10 @@ func (s *Swap) Begin() error {
 		return err
 	}
 	s.Format, s.MinReader = swapFormat, swapFormat
-	return s.enter(SwapStopping)
+	if err := s.enter(SwapStopping); err != nil {
+		return errors.Join(err, s.End())
+	}
+	return nil
 }
 
 func (s *Swap) enter(step string) error {

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,48 +17,146 @@ import (
 
 func errorsJoinUsage(err error) error { return fmt.Errorf("%w: %w", errUsage, err) }
 
+// restoreFlags are those of `eddy restore`.
+type restoreFlags struct {
+	into, owner           string
+	only, roots           []string
+	noStart, undo, forget bool
+}
+
 func (a *app) restoreCommand() *cobra.Command {
-	var into, owner string
-	var only []string
+	var f restoreFlags
 	c := &cobra.Command{
-		Use:   "restore SEL --into DIR",
-		Short: "bring a backup back into an empty or absent directory",
+		Use:   "restore SEL [--into DIR]",
+		Short: "bring a backup back, in place or into a directory",
 		Long: `Restore one backup. SEL is an id, the beginning of one, latest, height:N,
 before:TIME or label:L.
 
-Nothing appears in DIR before every byte has been compared with the archive's
-index. Keys and sign states are in no archive: the node's config and its
-priv_validator_state.json stay where they are.`,
-		Example: "  eddy restore latest --into /var/lib/gaia-restored\n  eddy restore height:1200000 --into /srv/x --store s3://backups/eddy --cluster gaia-main",
-		Args:    cobra.ExactArgs(1),
+With --into it fills an empty or absent directory, and needs neither configuration
+nor node. Without, it replaces the data of the node that the configuration names:
+the backup is extracted beside the data and verified while the node runs, then the
+node is stopped, names are exchanged, and it is started again. Config, keys and the
+sign state stay as they are. What was there before is kept: --undo brings it back,
+--forget removes it. A restore that was killed is gone on with by the next one, and
+nothing starts the node between two of its steps.`,
+		Example: "  eddy restore latest\n  eddy restore --undo\n  eddy restore latest --into /var/lib/gaia-restored\n  eddy restore height:1200000 --into /srv/x --store s3://backups/eddy --cluster gaia-main",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if into == "" {
-				return hint.Add(errorsJoinUsage(fmt.Errorf("--into is missing")), "name an empty or absent directory")
+			if err := f.check(args); err != nil {
+				return errorsJoinUsage(err)
 			}
 			boundMemory()
-			c, err := a.load(config.NeedCatalog)
-			if err != nil {
-				return err
+			if f.into != "" {
+				return a.restoreInto(cmd.Context(), f, args[0])
 			}
-			_, cat, err := a.openCatalog(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			r := &job.Restore{Store: cat.Store(), Catalog: cat, Selector: args[0], Into: into, Only: only, Home: c.Replica.Home, Events: a.ui, Now: time.Now}
-			if owner != "" {
-				if r.Owner, err = job.ParseOwner(owner); err != nil {
-					return errorsJoinUsage(err)
-				}
-			}
-			done, err := r.Run(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.result(done)
+			return a.restoreInPlace(cmd.Context(), f, args)
 		},
 	}
-	c.Flags().StringVar(&into, "into", "", "the directory to fill, empty or absent")
-	c.Flags().StringVar(&owner, "owner", "", "USER:GROUP of the restored files (default: the owner of DIR or of its nearest parent)")
-	c.Flags().StringArrayVar(&only, "only", nil, "restore only what matches this glob (repeatable)")
+	c.Flags().StringVar(&f.into, "into", "", "fill this directory, empty or absent, instead of replacing the node's data")
+	c.Flags().StringVar(&f.owner, "owner", "", "USER:GROUP of the restored files (default: the owner of DIR or of its nearest parent, of the home in place)")
+	c.Flags().StringArrayVar(&f.only, "only", nil, "restore only what matches this glob (repeatable; with --into)")
+	c.Flags().StringArrayVar(&f.roots, "root", nil, "NAME=DIR: where a root outside the home belongs on this machine (repeatable; in place)")
+	c.Flags().BoolVar(&f.noStart, "no-start", false, "leave the node down (in place)")
+	c.Flags().BoolVar(&f.undo, "undo", false, "bring back what was there before the newest restore in place")
+	c.Flags().BoolVar(&f.forget, "forget", false, "remove what restores in place have kept")
 	return c
+}
+
+func (f restoreFlags) check(args []string) error {
+	switch {
+	case f.undo && f.forget:
+		return errors.New("--undo and --forget exclude each other")
+	case (f.undo || f.forget) && (len(args) > 0 || f.into != ""):
+		return errors.New("--undo and --forget take no backup and no --into: they are of the node's home")
+	case !f.undo && !f.forget && len(args) == 0:
+		return hint.Add(errors.New("no backup was named"), "eddy list shows them; latest is one")
+	case f.into != "" && (f.noStart || len(f.roots) > 0):
+		return errors.New("--no-start and --root are for a restore in place, without --into")
+	case f.into == "" && len(f.only) > 0:
+		return hint.Add(errors.New("--only needs --into: a node's data are replaced whole"), "name an empty or absent directory")
+	}
+	return nil
+}
+
+func (a *app) newRestore(ctx context.Context, c *config.Config, f restoreFlags, sel string) (r job.Restore, err error) {
+	_, cat, err := a.openCatalog(ctx, c)
+	if err != nil {
+		return r, err
+	}
+	r = job.Restore{Store: cat.Store(), Catalog: cat, Selector: sel, Into: f.into, Only: f.only, Home: c.Replica.Home, Events: a.ui, Now: time.Now}
+	if f.owner != "" {
+		if r.Owner, err = job.ParseOwner(f.owner); err != nil {
+			return r, errorsJoinUsage(err)
+		}
+	}
+	return r, nil
+}
+
+func (a *app) restoreInto(ctx context.Context, f restoreFlags, sel string) error {
+	c, err := a.load(config.NeedCatalog)
+	if err != nil {
+		return err
+	}
+	r, err := a.newRestore(ctx, c, f, sel)
+	if err != nil {
+		return err
+	}
+	done, err := r.Run(ctx)
+	if err != nil {
+		return err
+	}
+	return a.result(done)
+}
+
+func (a *app) restoreInPlace(ctx context.Context, f restoreFlags, args []string) error {
+	need := config.NeedBackup
+	if f.undo || f.forget { // what they bring back, or remove, is in the home
+		need = config.NeedReplica | config.NeedCluster
+	}
+	c, err := a.load(need)
+	if err != nil {
+		return hint.Add(err, "a restore in place needs to know the node; one --into DIR only the store and the cluster")
+	}
+	for _, r := range f.roots {
+		name, dir, ok := strings.Cut(r, "=")
+		if !ok || name == "" || !filepath.IsAbs(dir) {
+			return errorsJoinUsage(fmt.Errorf("--root %q is not NAME=DIR with an absolute path", r))
+		}
+		if c.Roots == nil {
+			c.Roots = map[string]string{}
+		}
+		c.Roots[name] = dir
+	}
+	rep, err := newReplica(c)
+	if err != nil {
+		return err
+	}
+	r := &job.Replace{
+		Replica: rep, Workdir: job.Workdir{Dir: c.Workdir}, NoStart: f.noStart,
+		Confirm: func(there, comes string) error {
+			return a.confirm(fmt.Sprintf("there is: %s\ncomes:    %s", there, comes), c.Cluster)
+		},
+	}
+	if f.undo || f.forget {
+		r.Restore = job.Restore{Events: a.ui, Now: time.Now}
+	} else if r.Restore, err = a.newRestore(ctx, c, f, args[0]); err != nil {
+		return err
+	}
+	if f.forget {
+		done, err := r.Forget(ctx)
+		if err != nil {
+			return err
+		}
+		return a.result(done)
+	}
+	var done job.Restored
+	if f.undo {
+		done, err = r.Undo(ctx)
+	} else {
+		done, err = r.Run(ctx)
+	}
+	if err != nil && !errors.Is(err, job.ErrWarnings) {
+		return err
+	}
+	return errors.Join(a.result(done), err)
 }

@@ -275,7 +275,7 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 				check(ts, caughtUp(h.RPC, c.validator().RPC))
 				return
 			}
-			node := []string{"eddy", "supervise", "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir}
+			node := []string{"eddy", "supervise", "--home", h.Dir, "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir}
 			if len(args) == 1 && args[0] == "app" {
 				node = append(node, "--proxy-app", c.appOutside(ts))
 			}
@@ -319,6 +319,42 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			check(ts, cmd.Process.Kill())
 			_ = cmd.Wait() // killed, as it should be
 			check(ts, waitFor(ts.Getenv("RPC"), before+1))
+		},
+		// killed-in-swap MS: a restore in place that is killed so many milliseconds
+		// after its swap has begun. While its journal is there the node stays down
+		// once it has ended, and supervise starts none.
+		"killed-in-swap": func(ts *testscript.TestScript, _ bool, args []string) {
+			ms, err := strconv.Atoi(args[0])
+			check(ts, err)
+			cmd := exec.Command("eddy", "restore", "latest", "--yes")
+			cmd.Env = append(os.Environ(), "EDDY_CONFIG="+ts.MkAbs("eddy.yaml"))
+			check(ts, cmd.Start())
+			swap := filepath.Join(ts.Getenv("HOME_DIR"), ".eddy/swap.json")
+			for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
+				if _, err := os.Stat(swap); err == nil {
+					break
+				}
+				if time.Now().After(deadline) {
+					ts.Fatalf("no swap was seen")
+				}
+			}
+			time.Sleep(time.Duration(ms) * time.Millisecond)
+			check(ts, cmd.Process.Kill())
+			_ = cmd.Wait() // killed, as it should be
+			b, err := os.ReadFile(swap)
+			if errors.Is(err, os.ErrNotExist) {
+				ts.Logf("killed after the swap")
+				return
+			}
+			check(ts, err)
+			var s struct{ Step string }
+			check(ts, json.Unmarshal(b, &s))
+			ts.Logf("killed as it was %s", s.Step)
+			time.Sleep(time.Second)
+			h, err := heightOf(ts.Getenv("RPC"))
+			if s.Step != "stopping" && err == nil {
+				ts.Fatalf("the node runs at height %d between two steps of a swap", h)
+			}
 		},
 		// config OLD NEW: replace in eddy.yaml; a text that is not there fails.
 		"config": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -5,16 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/eddy-backup/eddy/internal/config"
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/snapshot"
 )
 
 // status is what `eddy status` prints.
@@ -26,6 +29,8 @@ type status struct {
 	Last       job.Last        `json:"last"`
 	Node       *control.Status `json:"node,omitempty"`
 	NodeErr    string          `json:"node_error,omitempty"`
+	Swap       *snapshot.Swap  `json:"swap,omitempty"` // a restore in place under way, or dead
+	Kept       []string        `json:"kept,omitempty"` // by restores in place
 }
 
 func (status) MessageType() string { return "status" }
@@ -53,6 +58,12 @@ func (s status) Line() string {
 	}
 	if s.Hold != nil {
 		fmt.Fprintf(&b, "\nopen hold: for a %s since %s, until %s at the latest", s.Hold.Purpose, s.Hold.Started.Local().Format(time.RFC3339), s.Hold.Deadline.Local().Format(time.RFC3339))
+	}
+	if s.Swap != nil {
+		fmt.Fprintf(&b, "\nrestore of %s: its swap is %s, begun %s; the node stays down meanwhile", s.Swap.What, s.Swap.Step, s.Swap.Begun.Local().Format(time.RFC3339))
+	}
+	if len(s.Kept) > 0 {
+		fmt.Fprintf(&b, "\nkept of earlier restores: %s (eddy restore --forget frees the space)", strings.Join(s.Kept, ", "))
 	}
 	if s.Last.LastSuccess.IsZero() {
 		b.WriteString("\nlast success: never")
@@ -120,6 +131,14 @@ func readStatus(ctx context.Context, c *config.Config) (s status, err error) {
 	}
 	if s.Hold, err = control.ReadHold(c.Workdir); err != nil {
 		return s, err
+	}
+	if home, herr := filepath.EvalSymlinks(c.Replica.Home); herr == nil { // a home that is gone is for the node's state to tell
+		if s.Swap, err = snapshot.ReadSwap(fsx.FS{}, home); err != nil {
+			return s, err
+		}
+		if s.Kept, err = job.Kept([]snapshot.Root{{Path: home}}); err != nil {
+			return s, err
+		}
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -189,6 +208,9 @@ func judge(s status, cluster string, maxAge time.Duration, now time.Time) status
 	if !s.Last.LastSuccess.IsZero() {
 		seconds := age.Seconds()
 		out.Age = &seconds
+	}
+	if s.Swap != nil {
+		add(verdictCritical, "a restore in place is %s since %s", s.Swap.Step, s.Swap.Begun.Local().Format(time.RFC3339))
 	}
 	if s.Hold != nil && now.After(s.Hold.Deadline) {
 		add(verdictCritical, "a hold is open past its deadline, %s", s.Hold.Deadline.Local().Format(time.RFC3339))

@@ -97,6 +97,7 @@ func dockerHost(socket string) string {
 type replica struct {
 	*cometbft.Replica
 	control control.Control
+	workdir job.Workdir
 }
 
 func newReplica(c *config.Config) (*replica, error) {
@@ -119,10 +120,22 @@ func newReplica(c *config.Config) (*replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &replica{Replica: r, control: ctl}, nil
+	return &replica{Replica: r, control: ctl, workdir: job.Workdir{Dir: c.Workdir}}, nil
 }
 
-func (r *replica) Recover(ctx context.Context) (bool, error) { return r.control.Recover(ctx) }
+// Recover finishes what a restore left that died, then what a backup did.
+func (r *replica) Recover(ctx context.Context) (bool, error) {
+	roots, err := r.Roots(ctx)
+	if err != nil {
+		return false, err
+	}
+	did, err := job.FinishSwap(ctx, r, roots, r.workdir)
+	if err != nil {
+		return did != "", err
+	}
+	acted, err := r.control.Recover(ctx)
+	return acted || did != "", err
+}
 
 func (r *replica) Facts(ctx context.Context) (job.Facts, error) {
 	f, err := r.Replica.Facts(ctx)

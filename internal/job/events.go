@@ -97,7 +97,10 @@ type Restored struct {
 	FetchedBytes int64    `json:"fetched_bytes"`        // read of the archive's frames
 	Owner        string   `json:"owner,omitempty"`
 	Seconds      float64  `json:"seconds"`
-	Next         []string `json:"next,omitempty"` // what is left to do by hand
+	Before       string   `json:"before,omitempty"` // in place: where what was there lies, below each root
+	HeldSeconds  float64  `json:"held_seconds,omitempty"`
+	Follows      bool     `json:"follows,omitempty"` // in place: the node was seen beyond the backup's height
+	Next         []string `json:"next,omitempty"`    // what is left to do by hand
 }
 
 // MessageType implements ui.Event.
@@ -107,6 +110,15 @@ func (Restored) MessageType() string { return "restored" }
 func (r Restored) Line() string {
 	s := fmt.Sprintf("restored %s (%s, height %d) into %s: %d files, %s, every hash right, %s",
 		r.ID, r.Cluster, r.Position, r.Dir, r.Files, ui.Bytes(r.Bytes), ui.Duration(time.Duration(r.Seconds*float64(time.Second))))
+	if r.Files == 0 && r.Before != "" { // an undo
+		s = fmt.Sprintf("brought back %s into %s, %s", r.ID, r.Dir, ui.Duration(time.Duration(r.Seconds*float64(time.Second))))
+	}
+	if r.HeldSeconds > 0 {
+		s += fmt.Sprintf(", node held %.2f s", r.HeldSeconds)
+	}
+	if r.Follows {
+		s += "; it follows the chain"
+	}
 	if r.KeptBytes > 0 {
 		s += fmt.Sprintf("; %s of it were there already, %s fetched", ui.Bytes(r.KeptBytes), ui.Bytes(r.FetchedBytes))
 	}

@@ -120,17 +120,13 @@ func sleep(ctx context.Context, d time.Duration) error {
 // Hold implements observer.Holder. That the node is down is proven: its RPC port
 // refuses and no process has a file open under the roots.
 func (r *Replica) Hold(ctx context.Context, st *snapshot.Stage) (func(context.Context) error, error) {
-	u, err := url.Parse(r.o.RPC)
+	down, err := r.down()
 	if err != nil {
-		return nil, errors.New("replica.rpc is no URL")
-	}
-	var dirs []string
-	for _, root := range r.layout.Roots {
-		dirs = append(dirs, root.Path)
+		return nil, err
 	}
 	h, err := r.o.Control.Hold(ctx, control.Request{
 		Purpose: "backup", Timeout: r.o.StopTimeout, Deadline: r.o.HoldDeadline, Stage: st.ID(),
-		Down: control.AllDown(dirs, []string{hostPort(u)}),
+		Down: down,
 	})
 	if err != nil {
 		return nil, err
