@@ -320,25 +320,26 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			_ = cmd.Wait() // killed, as it should be
 			check(ts, waitFor(ts.Getenv("RPC"), before+1))
 		},
-		// killed-in-swap MS: a restore in place that is killed so many milliseconds
-		// after its swap has begun. While its journal is there the node stays down
+		// killed-in-swap WHERE: a restore in place that is killed as soon as its swap is
+		// seen to be stopping or moving, or at its end to have the node restarted. While its journal is there the node stays down
 		// once it has ended, and supervise starts none.
 		"killed-in-swap": func(ts *testscript.TestScript, _ bool, args []string) {
-			ms, err := strconv.Atoi(args[0])
-			check(ts, err)
 			cmd := exec.Command("eddy", "restore", "latest", "--yes")
 			cmd.Env = append(os.Environ(), "EDDY_CONFIG="+ts.MkAbs("eddy.yaml"))
 			check(ts, cmd.Start())
 			swap := filepath.Join(ts.Getenv("HOME_DIR"), ".eddy/swap.json")
-			for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
-				if _, err := os.Stat(swap); err == nil {
+			file, word := swap, args[0]
+			if word == "restarting" {
+				file, word = ts.MkAbs("state/restart.json"), "swap"
+			}
+			for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Microsecond) {
+				if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), word) {
 					break
 				}
 				if time.Now().After(deadline) {
 					ts.Fatalf("no swap was seen")
 				}
 			}
-			time.Sleep(time.Duration(ms) * time.Millisecond)
 			check(ts, cmd.Process.Kill())
 			_ = cmd.Wait() // killed, as it should be
 			b, err := os.ReadFile(swap)

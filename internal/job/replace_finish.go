@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/ui"
@@ -102,6 +103,17 @@ func startHalted(ctx context.Context, r Replaceable, w Workdir) error {
 	return err
 }
 
+// servesWait is how long a node that was found halted is waited for.
+const servesWait = time.Minute
+
+// serves waits until a node that has just been started answers and follows its
+// chain. One that does not is no error here: whoever called asks it next.
+func serves(ctx context.Context, r Replaceable) {
+	ctx, cancel := context.WithTimeout(ctx, servesWait)
+	defer cancel()
+	_ = r.Rejoined(ctx, observer.State{})
+}
+
 // FinishSwap finishes what a restore that died has begun: nothing, a swap in the
 // middle, or a node that was not started. It needs the workdir's lock; all verbs
 // that change something call it before anything else. It says what it did.
@@ -115,8 +127,13 @@ func FinishSwap(ctx context.Context, r Replaceable, roots []snapshot.Root, w Wor
 		if ok, err := w.read(startFile, &t); err != nil || !ok {
 			return "", err
 		}
-		return "an earlier restore left the node stopped; it has been started", startHalted(ctx, r, w)
+		if err := startHalted(ctx, r, w); err != nil {
+			return "", err
+		}
+		serves(ctx, r)
+		return "an earlier restore left the node stopped; it has been started", nil
 	}
+	asked := ctx
 	ctx = context.WithoutCancel(ctx)
 	if s.Step != snapshot.SwapStopping {
 		if err := r.Halt(ctx); err != nil {
@@ -125,6 +142,9 @@ func FinishSwap(ctx context.Context, r Replaceable, roots []snapshot.Root, w Wor
 	}
 	f := finisher{r, w, s}
 	forward, err := f.finish(ctx, nil)
+	if err == nil && !s.NoStart {
+		serves(asked, r)
+	}
 	did = "an earlier restore died as it was " + s.Step + "; "
 	if forward {
 		return did + "it has been finished: " + s.What + " is in place", err

@@ -115,7 +115,7 @@ func (e *guarded) mayHalt(ctx context.Context) error {
 		return errors.New("no home is known, and so no swap file")
 	}
 	if by, ok := e.node.by.(halter); ok {
-		return by.mayHalt(ctx, e.node.SwapFile)
+		return by.mayHalt(ctx)
 	}
 	st, _, err := e.node.status(ctx)
 	if st != unknown {
@@ -197,7 +197,8 @@ var (
 
 // mayHalt implements halter: the unit must have a condition that keeps it from
 // being started by whomever, a reboot included.
-func (s *service) mayHalt(ctx context.Context, swapFile string) error {
+func (s *service) mayHalt(ctx context.Context) error {
+	swapFile := s.swapFile
 	u, err := s.systemd.unit(ctx, s.ref.Name)
 	if err != nil {
 		return err
@@ -223,7 +224,7 @@ func (s *service) mayHalt(ctx context.Context, swapFile string) error {
 
 // mayHalt implements halter: an engine that is restarted starts what its policy
 // says, whatever lies in the node's home.
-func (c *container) mayHalt(ctx context.Context, _ string) error {
+func (c *container) mayHalt(ctx context.Context) error {
 	i, err := c.look(ctx)
 	if err != nil {
 		return err

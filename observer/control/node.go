@@ -47,7 +47,7 @@ type armer interface {
 // halter is a manager that must be made to leave a node down that a restore halts.
 type halter interface {
 	// mayHalt says why it would not, or why it could not stop and start the node.
-	mayHalt(ctx context.Context, swapFile string) error
+	mayHalt(ctx context.Context) error
 }
 
 // errNoReturn is returned by manager.start where the start is still under way.
@@ -85,7 +85,7 @@ func (n *node) managed() *node {
 	case n.Container.Name != "":
 		n.by = newContainer(n.Container)
 	case n.Unit.Name != "":
-		n.by = newService(n.Unit, n.Dir)
+		n.by = newService(n.Unit, n.Dir, n.SwapFile)
 	default:
 		n.by = &commands{argv: n.Argv, left: n.left}
 	}

@@ -112,15 +112,16 @@ func newSystemd(c SystemdConfig) (*guarded, error) {
 
 // service is the manager of a node that is a unit of systemd's.
 type service struct {
-	ref     UnitRef
-	dir     string // the workdir that the unit's guard must look into
-	systemd systemd
+	ref      UnitRef
+	dir      string // the workdir that the unit's guard must look into
+	swapFile string
+	systemd  systemd
 }
 
 var _ manager = (*service)(nil)
 
-func newService(ref UnitRef, dir string) *service {
-	return &service{ref: ref, dir: dir, systemd: systemd{sudo: ref.Rights == RightsSudo && os.Geteuid() != 0}}
+func newService(ref UnitRef, dir, swapFile string) *service {
+	return &service{ref: ref, dir: dir, swapFile: swapFile, systemd: systemd{sudo: ref.Rights == RightsSudo && os.Geteuid() != 0}}
 }
 
 // status implements manager. A run is named by its InvocationID.

@@ -35,6 +35,7 @@ func (s *service) Checks(ctx context.Context) []check.Finding {
 	}
 	return append(out, stopTime(u),
 		found("guard", s.ref.guardUnit(".timer")+" is installed and looks into "+s.dir, s.guardFits(ctx, u)),
+		inPlace(s.mayHalt(ctx), u.name+" is not started into a restore in place"),
 		found("right to stop", "eddy may stop and start "+u.name+" and its guard", s.mayControl(ctx, u)))
 }
 
@@ -43,6 +44,25 @@ func found(name, good string, err error) check.Finding {
 		return check.Good(name, good)
 	}
 	return check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: hint.Or(err, "see docs/systemd.md")}
+}
+
+// inPlace is the finding of MayHalt's answer: it concerns no backup.
+func inPlace(err error, good string) check.Finding {
+	const name = "restore in place"
+	if err == nil {
+		return check.Good(name, good)
+	}
+	return check.Finding{Name: name, Level: check.Warn, Said: "it would refuse: " + err.Error(), Hint: cmp.Or(hint.Of(err), "eddy restore SEL --into DIR works all the same")}
+}
+
+var _ check.Checker = (*supervised)(nil)
+
+// Checks implements check.Checker.
+func (c *supervised) Checks(ctx context.Context) []check.Finding {
+	if _, err := c.status(ctx); err != nil {
+		return nil // said already: it is asked whether the node runs
+	}
+	return []check.Finding{inPlace(c.MayHalt(ctx, false), c.String()+" starts no node into a restore in place")}
 }
 
 // stopTime judges how long systemd waits before it kills.
