@@ -114,7 +114,7 @@ func TestUnitOf(t *testing.T) {
 		},
 	})
 	if u.invocation != "c04f" || u.timeoutStop != 90*time.Second || u.job != 7 || u.killSignal != unix.SIGTERM ||
-		len(u.execStart) != 1 || u.execStart[0][1] != "--workdir" || u.failedCondition != "ConditionPathExists=!/b" ||
+		len(u.execStart) != 1 || u.execStart[0][1] != "--workdir" || u.failedCondition != "ConditionPathExists=!/b" || len(u.notWhile) != 1 || u.notWhile[0] != "/b" ||
 		strings.Join(u.stopsWith, " ") != "a.service b.service" || strings.Join(u.wantedBy, " ") != "a.service" {
 		t.Errorf("%+v", u)
 	}
