@@ -35,7 +35,7 @@ LABDIRS := uploader cmd scripts
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz e2e e2e-short e2e-docker e2e-systemd e2e-quickstart chaos chaos-resume bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz crash e2e e2e-short e2e-docker e2e-systemd e2e-quickstart chaos chaos-resume bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,9 +91,9 @@ race: deps ## all tests that need no server, with the race detector (needs gcc)
 lint: deps ## gofumpt, vet, staticcheck, shellcheck, go.mod
 	@out=$$($(GO) tool gofumpt -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 	$(GO) vet -tags $(TAGS) ./...
-	$(GO) vet -tags '$(TAGS) lab root' ./...
+	$(GO) vet -tags '$(TAGS) lab root crash' ./...
 	$(GO) tool staticcheck -tags $(TAGS) ./...
-	$(GO) tool staticcheck -tags '$(TAGS) lab root' ./...
+	$(GO) tool staticcheck -tags '$(TAGS) lab root crash' ./...
 	cd lab && $(GO) vet -tags '$(TAGS) lab e2e root' ./...
 	staticcheck=$$($(GO) tool -n staticcheck) && cd lab && $$staticcheck -tags '$(TAGS) lab e2e root' ./...
 	shellcheck .ci/run .ci/gotest scripts/*.sh
@@ -112,6 +112,10 @@ fuzz: ## every fuzz function for FUZZTIME (10s), a line for each
 			else cat $$log; echo "FAIL $$dir $$f"; exit 1; fi; \
 		done; \
 	done
+
+# A failure names effect and variant, or a seed: CRASH='-run TestSeeds -seed 17'.
+crash: ## a crash at every change that backup, restore and expire make (minutes)
+	$(GOTEST) -tags '$(TAGS) crash' -count=1 -timeout 30m ./internal/crash $(CRASH)
 
 # What continuous integration runs of it; the rest needs privileges, and minutes.
 e2e-short: deps bin/eddy bin/lab ## the demo in its other forms, and the stage of a node under load

@@ -45,7 +45,8 @@ type Config struct {
 	GiveUp time.Duration
 	// FS makes the changes to files: of journals, and of a file store.
 	FS fsx.FS
-	// Transport, where set, carries the requests instead of the network.
+	// Transport, where set, carries the requests instead of the network. What it
+	// leads to may take parts of any size.
 	Transport http.RoundTripper
 	// Log hears of calls that are tried again, and at the debug level of every
 	// part. The zero value is silent.
@@ -107,7 +108,7 @@ func (c Config) Validate() error {
 	if c.SSE.KMSKeyID != "" && c.SSE.Mode != "aws:kms" {
 		bad("set the mode to aws:kms, or remove the key", "a KMS key without mode aws:kms")
 	}
-	if c.PartSize != 0 && (c.PartSize < minPart || c.PartSize > maxPart) {
+	if c.PartSize != 0 && (c.PartSize < minPart && c.Transport == nil || c.PartSize > maxPart) {
 		bad("write 5 MiB to 5 GiB, or 0", "part size %d", c.PartSize)
 	}
 	if c.Concurrency < 0 || c.MinRate < 0 || c.Slack < 0 || c.GiveUp < 0 {

@@ -46,6 +46,8 @@ var table = []row{
 	{pkg: "internal/demo", imports: []string{"observer/cometbft/node", "scripts"}, never: join(stores, cluster)},
 	{pkg: "internal/alarm", never: join(stores, cluster)},
 	{pkg: "internal/arch"},
+	// It has tests only.
+	{pkg: "internal/crash"},
 	// For tests: no row allows to import it.
 	{pkg: "internal/s3fake", never: join(stores, cluster)},
 	// Files that the binary carries along, and files that an operator copies.

@@ -124,3 +124,27 @@ func TestHalves(t *testing.T) {
 		t.Errorf("%v, %v", names, err)
 	}
 }
+
+// What a killed write left goes, and nothing else does.
+func TestSweepTemp(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	if err := (FS{Effects: &recorder{base: dir, stop: 3}}).WriteFileAtomic(path, []byte("new"), 0o600); !errors.Is(err, errStopped) {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"state", ".state", ".other.tmp-1"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := os.ReadDir(dir)
+	if err != nil || len(before) != 4 {
+		t.Fatalf("%v, %v", before, err)
+	}
+	if err := (FS{}).SweepTemp(path); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 3 {
+		t.Fatalf("%v, %v", left, err)
+	}
+}

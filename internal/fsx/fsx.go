@@ -49,10 +49,30 @@ func WriteFileOwned(path string, data []byte, perm fs.FileMode, uid, gid int) er
 	return FS{}.writeFile(path, data, func(f *File) error { return errors.Join(f.Chown(uid, gid), f.Chmod(perm)) })
 }
 
+// SweepTemp removes what an atomic write of path left that was killed. Nobody may
+// be writing path at that moment.
+func (f FS) SweepTemp(path string) error {
+	dir := filepath.Dir(path)
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return ignoreNotExist(err)
+	}
+	var errs []error
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), tempOf(path)) {
+			errs = append(errs, ignoreNotExist(f.Remove(filepath.Join(dir, n.Name()))))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tempOf begins the names of the files that become path.
+func tempOf(path string) string { return "." + filepath.Base(path) + ".tmp-" }
+
 // writeFile writes beside path, lets prepare set the rights, and renames.
 func (f FS) writeFile(path string, data []byte, prepare func(*File) error) (err error) {
 	dir := filepath.Dir(path)
-	tmp, err := f.CreateTemp(dir, "."+filepath.Base(path)+".tmp-")
+	tmp, err := f.CreateTemp(dir, tempOf(path))
 	if err != nil {
 		return err
 	}

@@ -465,6 +465,9 @@ func (b *Backup) abandonUploads(ctx context.Context) error {
 // sweep removes what a run left that died before there was anything to go on
 // with: its stage and its run record. It needs the workdir's lock.
 func (b *Backup) sweep(ctx context.Context, roots []snapshot.Root) error {
+	if err := b.Workdir.sweep(); err != nil {
+		return err
+	}
 	st, err := b.Workdir.State()
 	if err != nil {
 		return err

@@ -183,6 +183,17 @@ func (w Workdir) enter(st *State, word string) error {
 	return nil
 }
 
+// sweep removes the files that a killed run was writing. It needs the workdir's
+// lock.
+func (w Workdir) sweep() error {
+	for _, name := range []string{"job.json", attemptName, capsFile, leaseFile} {
+		if err := w.FS.SweepTemp(w.path(name)); err != nil {
+			return fmt.Errorf("remove what an earlier run was writing: %w", err)
+		}
+	}
+	return nil
+}
+
 func (w Workdir) leave() error {
 	err := w.FS.Remove(w.path("job.json"))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -114,6 +114,9 @@ func (w Workdir) remember(change func(*Last)) (err error) {
 	}
 	l.Format, l.MinReader = stateFormat, stateMinReader
 	change(&l)
+	if err := w.FS.SweepTemp(w.path("last.json")); err != nil {
+		return err
+	}
 	return w.write("last.json", l)
 }
 

@@ -123,7 +123,7 @@ func (s *Server) complete(h http.Header, r *request) *Reply {
 			return &Reply{http.StatusBadRequest, "InvalidPart"}
 		case i > 0 && line.PartNumber <= c.Parts[i-1].PartNumber:
 			return &Reply{http.StatusBadRequest, "InvalidPartOrder"}
-		case i < len(c.Parts)-1 && len(p.data) < minPart:
+		case !s.Quirks.SmallParts && i < len(c.Parts)-1 && len(p.data) < minPart:
 			return &Reply{http.StatusBadRequest, "EntityTooSmall"}
 		case s.Quirks.EqualParts && i < len(c.Parts)-1 && len(p.data) != len(u.parts[c.Parts[0].PartNumber].data):
 			return &Reply{http.StatusBadRequest, "InvalidPart"}

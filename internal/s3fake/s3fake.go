@@ -22,6 +22,7 @@ import (
 // Quirks are the ways in which a store differs from S3. The zero value has none.
 type Quirks struct {
 	EqualParts bool       // Complete refuses parts of unequal size, the last apart
+	SmallParts bool       // Complete takes parts of any size, so that few bytes make many
 	Checksums  Checksums  // what becomes of x-amz-checksum headers
 	Conditions Conditions // what becomes of If-Match and If-None-Match on writes
 	// UploadsByKey lists unfinished uploads by their exact key, or all of them, and
@@ -130,6 +131,16 @@ func (s *Server) Age(d time.Duration) {
 	}
 }
 
+// Object is what is stored at a key, nil where nothing is, and its ETag.
+func (s *Server) Object(key string) (data []byte, etag string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.objects[key]; o != nil {
+		return o.data, o.etag
+	}
+	return nil, ""
+}
+
 // request is a call with all that its handler needs.
 type request struct {
 	*http.Request
@@ -147,9 +158,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if err != nil {
 		return // the client has gone
 	}
-	bucket, key, _ := strings.Cut(strings.TrimPrefix(hr.URL.Path, "/"), "/")
-	r := &request{Request: hr, body: body, Call: Call{Op: operation(hr, key), Key: key}, status: http.StatusOK}
-	r.Part, _ = strconv.Atoi(hr.URL.Query().Get("partNumber"))
+	bucket, c := CallOf(hr)
+	r := &request{Request: hr, body: body, Call: c, status: http.StatusOK}
 	s.mu.Lock()
 	s.calls[r.Op]++
 	r.N = s.calls[r.Op]
@@ -167,6 +177,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(r.out) // the client may have gone
 	}
+}
+
+// CallOf tells what a request asks of which bucket.
+func CallOf(r *http.Request) (bucket string, c Call) {
+	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	c = Call{Op: operation(r, key), Key: key}
+	c.Part, _ = strconv.Atoi(r.URL.Query().Get("partNumber"))
+	return bucket, c
 }
 
 // operation names the call of a request.

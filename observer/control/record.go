@@ -153,7 +153,9 @@ func (r Record) write(workdir string) error {
 	if err != nil {
 		return fmt.Errorf("write the hold journal: %w", err)
 	}
-	if err := fsx.WriteFileAtomic(filepath.Join(workdir, recordFile), append(b, '\n'), 0o600); err != nil {
+	// Who holds the node writes it, so what lies beside it is a dead process's.
+	file := filepath.Join(workdir, recordFile)
+	if err := errors.Join(fsx.FS{}.SweepTemp(file), fsx.WriteFileAtomic(file, append(b, '\n'), 0o600)); err != nil {
 		return fmt.Errorf("write the hold journal: %w", err)
 	}
 	return nil

@@ -1,0 +1,316 @@
+//go:build crash
+
+package crash
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/snapshot"
+)
+
+// content is the files of a home that belong into a backup, by name, and their
+// hashes.
+type content map[string][sha256.Size]byte
+
+// node is a chain's node: files that change while it runs. What it writes itself
+// is no effect of eddy's, and survives every crash.
+type node struct {
+	home    string
+	running bool
+	height  uint64
+	hold    *hold              // of a living process
+	at      map[uint64]content // what the home held when the node was last stopped there
+	chance  *rand.Rand
+	next    int // number of the next table
+}
+
+const chain = "sim"
+
+// secret stands in every file that must not get into an archive.
+const secret = "canary: this is key material"
+
+func newNode(home string) *node {
+	n := &node{home: home, running: true, height: 100, at: map[uint64]content{}, chance: rand.New(rand.NewPCG(1, 2))}
+	for _, dir := range []string{"config", "data/app.db", "data/blockstore.db", "data/state.db"} {
+		must(os.MkdirAll(filepath.Join(home, dir), 0o700))
+	}
+	n.write("config/priv_validator_key.json", []byte(secret))
+	n.write("config/node_key.json", []byte(secret))
+	n.write("config/config.toml", []byte("moniker = \"sim\"\n"))
+	n.write("data/priv_validator_state.json", []byte(`{"height":"0","round":0,"step":0}`))
+	for _, db := range []string{"app.db", "blockstore.db", "state.db"} {
+		for range 4 {
+			n.table(db, 2<<10+n.chance.IntN(6<<10))
+		}
+		n.write("data/"+db+"/CURRENT", []byte("MANIFEST-000001\n"))
+		n.write("data/"+db+"/LOG", []byte("opened\n"))
+	}
+	n.table("app.db", 260<<10)
+	n.table("blockstore.db", 100<<10)
+	n.live()
+	return n
+}
+
+func (n *node) write(name string, b []byte) {
+	must(os.WriteFile(filepath.Join(n.home, name), b, 0o600))
+}
+
+// table writes a file that is never written again.
+func (n *node) table(db string, size int) {
+	b := make([]byte, size)
+	for i := range b {
+		b[i] = byte(n.chance.Uint32())
+	}
+	n.next++
+	n.write(fmt.Sprintf("data/%s/%06d.ldb", db, n.next), b)
+}
+
+// live is what a running node does to its files.
+func (n *node) live() {
+	n.height++
+	for _, db := range []string{"app.db", "blockstore.db", "state.db"} {
+		dir := filepath.Join(n.home, "data", db)
+		old, err := filepath.Glob(filepath.Join(dir, "*.ldb"))
+		must(err)
+		must(os.Remove(old[0]))
+		n.table(db, 4<<10+n.chance.IntN(10<<10))
+		n.write("data/"+db+"/MANIFEST-000001", fmt.Appendf(nil, "%s at %d with %d", db, n.height, n.next))
+		n.write("data/"+db+"/000003.log", fmt.Appendf(nil, "%s %d", strings.Repeat("entry ", 200), n.height))
+	}
+	n.write("data/height", fmt.Append(nil, n.height))
+}
+
+func (n *node) halt() {
+	n.running = false
+	n.at[n.height] = read(filepath.Join(n.home, "data"), "data", "priv_validator_state.json")
+}
+
+func (n *node) run() {
+	if !n.running {
+		n.running = true
+		n.live()
+	}
+}
+
+func (n *node) held() bool { return n.hold != nil && !n.running }
+
+// read hashes the files below dir; what is called like one of leave is left out.
+func read(dir, prefix string, leave ...string) content {
+	c := content{}
+	must(filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		for _, l := range leave {
+			if e.Name() == l {
+				return nil
+			}
+		}
+		rel, err := filepath.Rel(dir, p)
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		c[filepath.Join(prefix, rel)] = sha256.Sum256(b)
+		return err
+	}))
+	return c
+}
+
+// replica is the node as a process of eddy sees it.
+type replica struct {
+	w  *world
+	im *image
+}
+
+var _ job.Replica = (*replica)(nil)
+
+func (r *replica) state() observer.State {
+	n := r.w.node
+	p := observer.Position{Kind: "cometbft", Incarnation: "00", Index: n.height, Time: time.Now(), Consistency: "live"}
+	return observer.State{
+		Cluster: chain, System: "cometbft", Version: "1", Node: observer.Node{ID: "ab", Role: "observer"}, Position: p, Peers: 3, Taken: time.Now(),
+	}
+}
+
+func (r *replica) Describe(context.Context) (observer.State, error) {
+	if !r.w.node.running {
+		return observer.State{}, fmt.Errorf("%w: it does not answer", observer.ErrNotFit)
+	}
+	return r.state(), nil
+}
+
+func (r *replica) Gate(_ context.Context, _ observer.State) error { return nil }
+
+func (r *replica) Roots(context.Context) ([]snapshot.Root, error) {
+	return []snapshot.Root{{Path: r.w.home}}, nil
+}
+
+func (r *replica) Facts(context.Context) (job.Facts, error) {
+	return job.Facts{Engines: []string{"goleveldb"}}, nil
+}
+
+// each calls f for every name that belongs into a backup.
+func (r *replica) each(f func(rel string, e fs.DirEntry) error) error {
+	return filepath.WalkDir(filepath.Join(r.w.home, "data"), func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.Name() == "priv_validator_state.json" {
+			return err
+		}
+		rel, err := filepath.Rel(r.w.home, p)
+		if err != nil {
+			return err
+		}
+		return f(rel, e)
+	})
+}
+
+func (r *replica) Prepare(_ context.Context, st *snapshot.Stage) error {
+	return r.each(func(rel string, e fs.DirEntry) error {
+		if filepath.Ext(rel) != ".ldb" {
+			return nil
+		}
+		return st.Prelink("", rel)
+	})
+}
+
+func (r *replica) Capture(ctx context.Context, st *snapshot.Stage) error {
+	return r.each(func(rel string, e fs.DirEntry) error {
+		switch {
+		case e.IsDir():
+			return st.Dir("", rel)
+		case filepath.Ext(rel) == ".ldb":
+			return st.Link(ctx, "", rel)
+		default:
+			return st.Copy(ctx, "", rel)
+		}
+	})
+}
+
+func (r *replica) Locate(_ context.Context, st *snapshot.Stage, _ observer.State) (observer.Position, error) {
+	p := r.state().Position
+	for e, err := range st.Entries() {
+		if err != nil {
+			return p, err
+		}
+		if e.Name != "data/height" {
+			continue
+		}
+		f, err := st.Open(e)
+		if err != nil {
+			return p, err
+		}
+		b, err := io.ReadAll(f)
+		f.Close()
+		if err == nil {
+			_, err = fmt.Sscan(string(b), &p.Index)
+		}
+		p.Consistency = "stopped"
+		return p, err
+	}
+	return p, errors.New("the dump has no height")
+}
+
+func (r *replica) Rejoined(_ context.Context, before observer.State) error {
+	if !r.w.node.running || r.w.node.height <= before.Position.Index {
+		return errors.New("it does not follow")
+	}
+	return nil
+}
+
+// holdFile is the hold journal's, as package control calls it.
+const holdFile = "hold.json"
+
+// hold is a node that a process stopped.
+type hold struct {
+	im    *image
+	guard *time.Timer
+}
+
+// deadline of a hold.
+const deadline = 10 * time.Minute
+
+func (r *replica) Hold(_ context.Context, st *snapshot.Stage) (func(context.Context) error, error) {
+	w := r.w
+	rec := control.Record{
+		Format: 1, MinReader: 1, Kind: "hold", Control: "exec", BootID: "boot", Started: time.Now(), Deadline: time.Now().Add(deadline),
+		StopMS: 1000, Purpose: "backup", Stage: st.ID(), PID: 1,
+	}
+	b, err := json.Marshal(rec)
+	must(err)
+	file := filepath.Join(w.work, holdFile)
+	if err := errors.Join(r.im.fs().SweepTemp(file), r.im.fs().WriteFileAtomic(file, b, 0o600)); err != nil {
+		return nil, errors.Join(err, r.closeHold())
+	}
+	h := &hold{im: r.im}
+	h.guard = time.AfterFunc(deadline, func() { w.guardActs() })
+	w.node.hold = h
+	err = r.im.do("node", "stop", nil, func() error { w.node.halt(); return nil })
+	release := func(context.Context) error {
+		if err := r.im.do("node", "start", nil, func() error { w.node.run(); return nil }); err != nil && !w.node.running {
+			return err // the guard goes on trying
+		}
+		h.guard.Stop()
+		w.node.hold = nil
+		return r.closeHold()
+	}
+	if err != nil {
+		return nil, errors.Join(err, release(nil))
+	}
+	return release, nil
+}
+
+// closeHold does as control's own does.
+func (r *replica) closeHold() error {
+	err := r.im.fs().Remove(filepath.Join(r.w.work, holdFile))
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = r.im.fs().SyncDir(r.w.work)
+	}
+	return err
+}
+
+// Recover acts on the journal of a dead process, as control reads it.
+func (r *replica) Recover(context.Context) (bool, error) {
+	rec, err := control.ReadHold(r.w.work)
+	switch {
+	case rec == nil && err == nil:
+		return false, nil
+	case err != nil && !errors.Is(err, control.ErrTorn):
+		return false, err
+	case rec.Purpose == "restore":
+		return false, control.ErrRestoring
+	}
+	if err := r.im.do("node", "start", nil, func() error { r.w.node.run(); return nil }); err != nil && !r.w.node.running {
+		return false, err
+	}
+	return true, r.closeHold()
+}
+
+// guardActs is the guard: a process of its own, for which no plan is made.
+func (w *world) guardActs() {
+	w.node.run()
+	w.node.hold = nil
+	if err := (fsx.FS{}).Remove(filepath.Join(w.work, holdFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		panic(err)
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
