@@ -136,8 +136,7 @@ type manifestDoc struct {
 	Sizes struct {
 		Source, Read, Sent, Copied, Stored, Files int64
 	}
-	Position    struct{ Index int64 }
-	HeldSeconds float64 `json:"held_seconds"`
+	Runs []struct{ Read, Sent int64 } // of eddy, until it was whole
 }
 
 // view is a cluster's part of the bucket at one time.

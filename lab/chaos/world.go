@@ -34,6 +34,8 @@ type Options struct {
 
 	// Upgraded, for Resume, is the executable of the run after the kill; "": the same.
 	Upgraded string
+
+	one bool // only the second node is to have Size
 	Out      io.Writer
 }
 
@@ -99,6 +101,9 @@ func newWorld(ctx context.Context, o Options) (w *world, err error) {
 	}
 	other := w.chain.Others[0]
 	for i, home := range []string{w.chain.Home, other.Home} {
+		if o.one && i == supervised {
+			continue
+		}
 		data := filepath.Join(home, "data")
 		if err := os.MkdirAll(data, 0o700); err != nil {
 			return w, err
