@@ -57,6 +57,11 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 		return Object{}, err
 	}
 	o, err := u.complete(ctx, old, size, sum)
+	if old != nil && refusesUpload(err) {
+		// Some stores take parts for an upload that is being aborted, and then list
+		// one of which they have forgotten the rest. No run could ever complete it.
+		return Object{}, errors.Join(err, s.Abandon(context.WithoutCancel(ctx), r.Journal))
+	}
 	if err != nil {
 		return Object{}, err
 	}
@@ -185,6 +190,12 @@ func contentType(key string) string {
 // checksum: stores that do not know CRC64NVME say so in several ways.
 func refusesChecksums(err error) bool {
 	return errors.Is(err, ErrRefused) && hasCode(err, "InvalidRequest", "InvalidArgument", "NotImplemented", "NotSupported", "UnsupportedArgument")
+}
+
+// refusesUpload tells whether the store refuses to complete an upload for what is
+// in it, and not for who asks, or how.
+func refusesUpload(err error) bool {
+	return refusesChecksums(err) || errors.Is(err, ErrRefused) && hasCode(err, "InvalidPart", "InvalidPartOrder", "EntityTooSmall", "BadDigest")
 }
 
 func (u *upload) send(ctx context.Context, p part) error {

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/eddy-backup/eddy/internal/crc"
+	"github.com/eddy-backup/eddy/internal/s3fake"
 )
 
 // producer yields the pieces of an object, and after a crash those of an earlier
@@ -191,6 +192,44 @@ func testResumeChanged(t *testing.T, s Store) {
 	}
 	if _, err := s.Put(t.Context(), r); err != nil {
 		t.Error(err)
+	}
+}
+
+// An upload that was gone on with and is refused in the end would be refused for
+// ever: the run after it begins anew. One that may not ask now is kept.
+func TestResumeRefused(t *testing.T) {
+	for code, kept := range map[string]int{"InvalidRequest": 0, "InvalidPart": 0, "AccessDenied": 1} {
+		t.Run(code, func(t *testing.T) {
+			var refuses atomic.Bool
+			server := s3fake.New("bucket", s3fake.Quirks{})
+			server.Fault = func(c s3fake.Call) *s3fake.Reply {
+				if c.Op == "CompleteMultipartUpload" && refuses.Load() {
+					return &s3fake.Reply{Status: 400, Code: code}
+				}
+				return nil
+			}
+			s := fakeAt(t, server)
+			p := &producer{b: content(24, 20<<20), sizes: []int{1 << 20}, dies: 18}
+			r := p.request(t, "refused/vol-0000")
+			if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
+				t.Fatal(err)
+			}
+			refuses.Store(true)
+			p.dies = -1
+			if _, err := s.Put(t.Context(), r); !errors.Is(err, ErrRefused) || server.Uploads() != kept {
+				t.Fatalf("%v, %d uploads are left, want %d", err, server.Uploads(), kept)
+			}
+			refuses.Store(false)
+			p.made = nil
+			o, err := s.Put(t.Context(), r)
+			if err != nil || (len(p.made) == 20) != (kept == 0) {
+				t.Fatalf("%d pieces were made again, %v", len(p.made), err)
+			}
+			if got, err := readRange(t, s, r.Key, o.ETag, 0, -1); err != nil || !bytes.Equal(got, p.b) {
+				t.Errorf("%d bytes came back, %v", len(got), err)
+			}
+			absent(t, r.Journal)
+		})
 	}
 }
 
