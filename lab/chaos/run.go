@@ -274,8 +274,10 @@ func (w *world) good(ctx context.Context, s *setup, out *verdicts) error {
 		if try == tries {
 			out.add("I6: %d undisturbed runs failed, the last with %d:\n%s", tries, code, said)
 			// The rounds to come are not about what is stuck here.
-			_, _, err := w.run(ctx, s, runTime, "backup", "--fresh")
-			return err
+			if code, said, err = w.run(ctx, s, runTime, "backup", "--fresh"); err != nil || !done(code) {
+				return fmt.Errorf("a fresh backup exits with %d (%w):\n%s", code, err, said)
+			}
+			break
 		}
 	}
 	v, err := w.judgeVisible(ctx, s, out)

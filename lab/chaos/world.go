@@ -36,7 +36,7 @@ type Options struct {
 	Upgraded string
 
 	one bool // only the second node is to have Size
-	Out      io.Writer
+	Out io.Writer
 }
 
 const (
