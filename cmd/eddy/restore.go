@@ -69,7 +69,7 @@ func (f restoreFlags) check(args []string) error {
 	case (f.undo || f.forget) && (len(args) > 0 || f.into != ""):
 		return errors.New("--undo and --forget take no backup and no --into: they are of the node's home")
 	case !f.undo && !f.forget && len(args) == 0:
-		return hint.Add(errors.New("no backup was named"), "eddy list shows them; latest is one")
+		return hint.Add(errors.New("no backup was named"), "`eddy list` shows them; latest is one")
 	case f.into != "" && (f.noStart || len(f.roots) > 0):
 		return errors.New("--no-start and --root are for a restore in place, without --into")
 	case f.into == "" && len(f.only) > 0:

@@ -255,7 +255,7 @@ func (r *Replace) exchange(ctx context.Context, roots []snapshot.Root, from, wha
 	wait, cancel := context.WithTimeout(ctx, rejoinWait)
 	defer cancel()
 	if err := r.Replica.Rejoined(wait, observer.State{Position: observer.Position{Index: out.Position}}); err != nil {
-		r.Events.Emit(Warning{Text: "the node was started but has not been seen to follow the chain: " + err.Error(), Hint: "look at its log; it may have much to catch up with. eddy restore --undo brings back what was there"})
+		r.Events.Emit(Warning{Text: "the node was started but has not been seen to follow the chain: " + err.Error(), Hint: "look at its log; it may have much to catch up with. `eddy restore --undo` brings back what was there"})
 		return ErrWarnings
 	}
 	out.Follows = true

@@ -58,7 +58,7 @@ func (f finisher) back(ctx context.Context) error {
 }
 
 func (f finisher) stuck(err error) error {
-	return hint.Add(fmt.Errorf("bring back what was there: %w", err), "the node stays down; mend what is said, then run eddy restore or eddy backup: they go on with it")
+	return hint.Add(fmt.Errorf("bring back what was there: %w", err), "the node stays down; mend what is said, then run `eddy backup`: it goes on with it, as every restore does")
 }
 
 // end ends the swap with the node running.
@@ -170,7 +170,7 @@ func (r *Replace) Undo(ctx context.Context) (Restored, error) {
 		return Restored{}, err
 	}
 	if len(kept) == 0 {
-		return Restored{}, hint.Add(fmt.Errorf("%w: nothing is kept of an earlier restore in %s", uploader.ErrNoSuchBackup, roots[0].Path), "only a restore in place can be undone, until eddy restore --forget")
+		return Restored{}, hint.Add(fmt.Errorf("%w: nothing is kept of an earlier restore in %s", uploader.ErrNoSuchBackup, roots[0].Path), "only a restore in place can be undone, until `eddy restore --forget`")
 	}
 	last := kept[len(kept)-1]
 	there, err := r.Replica.MayReplace(ctx, observer.Position{}, r.NoStart)

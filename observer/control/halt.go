@@ -96,7 +96,7 @@ func (c *supervised) Start(ctx context.Context) error {
 			err = fmt.Errorf("the node is %s", st.State)
 		}
 		if sleep(ctx, pollEvery) != nil {
-			return hint.Add(fmt.Errorf("%s: start: the node was not seen to run: %w", c, err), "start eddy supervise by its manager; it starts the node")
+			return hint.Add(fmt.Errorf("%s: start: the node was not seen to run: %w", c, err), "let its manager start supervise, which starts the node")
 		}
 	}
 }
@@ -145,7 +145,7 @@ func (e *guarded) Halt(ctx context.Context, r Request) (err error) {
 	}
 	defer func() { err = join(err, lock.Unlock()) }()
 	if rec, err := ReadHold(e.node.Dir); rec != nil || err != nil {
-		return hint.Add(join(errors.New("an earlier hold is still open"), err), "the next eddy backup closes it")
+		return hint.Add(join(errors.New("an earlier hold is still open"), err), "the next `eddy backup` closes it")
 	}
 	began := time.Now()
 	st, _, err := e.node.status(ctx)
