@@ -186,6 +186,11 @@ func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {
 	if err != nil {
 		return Object{}, s.fail(ctx, op, r.Key, err)
 	}
+	if r.Stored != nil {
+		if err := r.Stored(o); err != nil {
+			return Object{}, err
+		}
+	}
 	return o, ignoreAbsent(s.fs.Remove(r.Journal))
 }
 

@@ -65,6 +65,11 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 	if err != nil {
 		return Object{}, err
 	}
+	if r.Stored != nil {
+		if err := r.Stored(o); err != nil {
+			return Object{}, err
+		}
+	}
 	return o, ignoreAbsent(s.c.FS.Remove(r.Journal))
 }
 

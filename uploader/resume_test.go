@@ -270,6 +270,30 @@ func testResumeDone(t *testing.T, s Store) {
 	absent(t, r.Journal)
 }
 
+// Between the store's last answer and the caller's own record nothing is lost.
+func testStored(t *testing.T, s Store) {
+	p := &producer{b: content(24, 9<<20), sizes: []int{2 << 20}, dies: -1}
+	r := p.request(t, "stored/vol-0000")
+	died := errors.New("died")
+	r.Stored = func(o Object) error {
+		if o.Size != int64(len(p.b)) || o.Checked == "" {
+			t.Errorf("told of %+v", o)
+		}
+		return died
+	}
+	if _, err := s.Put(t.Context(), r); !errors.Is(err, died) {
+		t.Fatal(err)
+	}
+	p.made = nil
+	told := 0
+	r.Stored = func(Object) error { told++; return nil }
+	o, err := s.Put(t.Context(), r)
+	if err != nil || o.Size != int64(len(p.b)) || told != 1 || len(p.made) != 0 {
+		t.Errorf("again: %+v, %v; told %d times, %d pieces made", o, err, told, len(p.made))
+	}
+	absent(t, r.Journal)
+}
+
 // Wherever an earlier run broke off, and whatever of its parts the store has, the
 // same object comes out, and nothing is asked for that the store has whole.
 func TestCutterGoesOn(t *testing.T) {

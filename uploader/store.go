@@ -90,6 +90,10 @@ type PutRequest struct {
 	// Identity says what is being sent (plan digest, chain, eddy and encoder
 	// version, ...). A journal with another identity is never continued.
 	Identity map[string]string
+	// Stored, where set, is called once the object is whole and checked, with the
+	// journal still there: whoever must not send it again writes it down there. With
+	// its error Put ends, and the next one finds the object as it is.
+	Stored func(Object) error
 	// Moved, where set, is called as the upload goes on, from any goroutine.
 	Moved func(Moved)
 }

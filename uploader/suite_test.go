@@ -41,6 +41,7 @@ func suite(t *testing.T, open func(*testing.T) Store, many int) {
 		{"an upload of something else is not", testResumeOther},
 		{"bytes that changed are not joined", testResumeChanged},
 		{"an upload that was ended is found", testResumeDone},
+		{"one that nobody wrote down is not sent again", testStored},
 		{"unfinished uploads are listed and ended", testUploads},
 		{"conditional writes", testConditions},
 		{"of many racers one wins", testRacers},

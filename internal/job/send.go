@@ -113,13 +113,7 @@ func (s *sender) run(ctx context.Context) (err error) {
 		if err != nil {
 			return mark(ErrStage, fmt.Errorf("plan: %w", err))
 		}
-		if err := s.volume(ctx, plan, v); err != nil {
-			return err
-		}
-		if s.a.SumsLen, err = sums.sealed(); err != nil {
-			return err
-		}
-		if err := b.Workdir.keep(s.a); err != nil {
+		if err := s.volume(ctx, plan, v, sums); err != nil {
 			return err
 		}
 		if v.Last() {
@@ -195,34 +189,60 @@ func (s *sender) count(m *uploader.Manifest) {
 }
 
 // volume sends one volume and takes it into the attempt.
-func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Volume) error {
+func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Volume, list *sums) error {
 	b, m := s.b, &s.a.Manifest
 	name := uploader.VolumeName(v.Number())
 	b.phase(m.ID, "upload", "sending %s to %s", name, b.Store.URL())
 	var moved atomic.Value
-	obj, err := b.Store.Put(ctx, uploader.PutRequest{
+	journal, unproven := b.Workdir.path(fmt.Sprintf("upload-%04d.journal", v.Number())), false
+	_, err := b.Store.Put(ctx, uploader.PutRequest{
 		Key:   b.Catalog.ObjectKey(m.ID, name),
 		Upper: v.Upper(),
 		Pieces: func(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] {
 			return s.pieces(ctx, v.Frames(ctx, known(sent)))
 		},
-		Journal: b.Workdir.path(fmt.Sprintf("upload-%04d.journal", v.Number())),
+		Journal: journal,
 		Identity: map[string]string{
 			"backup": m.ID, "cluster": b.Cluster, "plan": plan.Digest(), "volume": name,
 			"eddy": b.Version, "stage": s.stage.Digest(),
 		},
 		Moved: func(m uploader.Moved) { moved.Store(m) },
+		Stored: func(obj uploader.Object) error {
+			if err := s.prove(ctx, obj, v); err != nil {
+				unproven = true
+				return err
+			}
+			by, _ := moved.Load().(uploader.Moved) // a volume that was whole has moved nothing
+			s.stored(name, obj, v.Result(), by)
+			var err error
+			if s.a.SumsLen, err = list.sealed(); err != nil {
+				return err
+			}
+			return b.Workdir.keep(s.a)
+		},
 	})
+	if unproven && errors.Is(err, uploader.ErrDamaged) {
+		// Gone on with, it would be found damaged for ever.
+		err = errors.Join(err, b.Store.Abandon(context.WithoutCancel(ctx), journal))
+	}
 	if err != nil {
 		return fmt.Errorf("upload %s: %w", name, err)
 	}
+	return nil
+}
+
+// prove looks at a volume that is stored.
+func (s *sender) prove(ctx context.Context, obj uploader.Object, v *snapshot.Volume) error {
 	r := v.Result()
 	if obj.Size != r.Size {
-		return fmt.Errorf("upload %s: %w: the store has %d bytes, %d were sent", name, uploader.ErrDamaged, obj.Size, r.Size)
+		return fmt.Errorf("%w: the store has %d bytes, %d were sent", uploader.ErrDamaged, obj.Size, r.Size)
 	}
-	if err := b.proveTail(ctx, obj, r.IndexSHA256); err != nil {
-		return fmt.Errorf("upload %s: %w", name, err)
-	}
+	return s.b.proveTail(ctx, obj, r.IndexSHA256)
+}
+
+// stored notes a volume in the attempt.
+func (s *sender) stored(name string, obj uploader.Object, r snapshot.VolumeResult, by uploader.Moved) {
+	m := &s.a.Manifest
 	m.Volumes = append(m.Volumes, uploader.Volume{
 		Name: name, Size: obj.Size, ETag: obj.ETag, CRC64NVME: obj.CRC64NVME, IndexSHA256: r.IndexSHA256,
 		Checked: obj.Checked, Frames: r.Frames,
@@ -231,7 +251,6 @@ func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Vo
 	m.Sizes.Stored += obj.Size
 	m.Stored = weaker(m.Stored, obj.Checked)
 	s.a.Carry = r.Carry
-	by, _ := moved.Load().(uploader.Moved) // a volume that was whole has moved nothing
 	run := &m.Runs[len(m.Runs)-1]
 	run.Read += r.ReadBytes
 	run.Sent += by.Sent
@@ -240,7 +259,6 @@ func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Vo
 		m.Runs[n-2].Sent += by.Kept
 		m.Runs[n-2].Read += max(0, r.SourceBytes-r.ReadBytes)
 	}
-	return nil
 }
 
 // pieces makes the uploader's pieces of the archive's frames. What a frame
