@@ -194,6 +194,10 @@ func (s *Swap) enter(step string) error {
 // node may be started again. The copy goes last: alone it means nothing.
 func (s *Swap) End() error {
 	file := SwapFile(s.Roots[0].Path)
+	// What killed writes left goes first: nobody looks for it once the journal is gone.
+	if err := errors.Join(s.FS.SweepTemp(file), s.FS.SweepTemp(twin(file))); err != nil {
+		return fmt.Errorf("end the swap: %w", err)
+	}
 	for _, f := range []string{file, twin(file)} {
 		err := s.FS.Remove(f)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {

@@ -152,18 +152,36 @@ func differ(got, want content) error {
 	return nil
 }
 
+func skipDir(e fs.DirEntry) error {
+	if e != nil && e.IsDir() {
+		return fs.SkipDir
+	}
+	return nil
+}
+
 // leftovers are the names that no process that is at rest leaves in a workdir.
-var leftovers = regexp.MustCompile(`^(job\.json|hold\.json|attempt\.json|upload-.*\.journal|sums.*|\..*\.tmp-.*)$`)
+var leftovers = regexp.MustCompile(`^(job\.json|hold\.json|attempt\.json|restart\.json|upload-.*\.journal|sums.*|\..*\.tmp-.*)$`)
 
 // atRest checks what must hold whenever no process is at work that died: the node
 // runs, and nobody will start it once more.
 func (w *world) atRest(when string) {
-	if !w.node.running {
+	if !w.node.running && (when == afterNext || !w.restoring()) {
 		w.broken("I1", "%s the node stands still", when)
 	}
 	if when == afterNext && w.holdJournal() {
 		w.broken("I1", "%s the hold journal is open", when)
 	}
+}
+
+// restoring tells whether a restore has stopped the node and says so: a stop for a
+// restore may outlive it, until the next run.
+func (w *world) restoring() bool {
+	for _, p := range []string{filepath.Join(w.home, ".eddy", "swap.json"), filepath.Join(w.work, "restart.json")} {
+		if _, err := os.Lstat(p); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 const (
@@ -184,10 +202,10 @@ func (w *world) swept() {
 		}
 	}
 	must(filepath.WalkDir(filepath.Join(w.home, ".eddy"), func(p string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+		if errors.Is(err, fs.ErrNotExist) || err == nil && strings.HasPrefix(e.Name(), "restore-") {
+			return skipDir(e) // data that a later restore goes on with, or removes
 		}
-		if err == nil && idForm.MatchString(p) {
+		if err == nil && (idForm.MatchString(p) || leftovers.MatchString(e.Name()) || strings.HasPrefix(e.Name(), "swap.json")) {
 			w.broken("I4", "%s is left", w.name(p))
 			return fs.SkipDir
 		}
@@ -234,6 +252,17 @@ func (w *world) restored() {
 	must(err)
 	if len(names) != 1 {
 		w.broken("I8", "restored: %v beside the data", names)
+	}
+}
+
+// replaced: the node was started with the newest backup, and runs.
+func (w *world) replaced() {
+	var newest uint64
+	for _, at := range w.good {
+		newest = max(newest, at)
+	}
+	if w.node.from != newest || !w.node.running {
+		w.broken("I8", "restored in place: the node runs (%t) with the data of %d, the backup is at %d", w.node.running, w.node.from, newest)
 	}
 }
 

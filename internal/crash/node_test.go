@@ -36,7 +36,10 @@ type node struct {
 	hold    *hold              // of a living process
 	at      map[uint64]content // what the home held when the node was last stopped there
 	chance  *rand.Rand
-	next    int // number of the next table
+	next    int    // number of the next table
+	signed  uint64 // the highest height that it ever signed
+	from    uint64 // height of the data with which it was last started
+	broken  func(invariant, format string, args ...any)
 }
 
 const chain = "sim"
@@ -44,15 +47,14 @@ const chain = "sim"
 // secret stands in every file that must not get into an archive.
 const secret = "canary: this is key material"
 
-func newNode(home string) *node {
-	n := &node{home: home, running: true, height: 100, at: map[uint64]content{}, chance: rand.New(rand.NewPCG(1, 2))}
+func newNode(home string, broken func(string, string, ...any)) *node {
+	n := &node{home: home, broken: broken, running: true, height: 100, at: map[uint64]content{}, chance: rand.New(rand.NewPCG(1, 2))}
 	for _, dir := range []string{"config", "data/app.db", "data/blockstore.db", "data/state.db"} {
 		must(os.MkdirAll(filepath.Join(home, dir), 0o700))
 	}
 	n.write("config/priv_validator_key.json", []byte(secret))
 	n.write("config/node_key.json", []byte(secret))
 	n.write("config/config.toml", []byte("moniker = \"sim\"\n"))
-	n.write("data/priv_validator_state.json", []byte(`{"height":"0","round":0,"step":0}`))
 	for _, db := range []string{"app.db", "blockstore.db", "state.db"} {
 		for range 4 {
 			n.table(db, 2<<10+n.chance.IntN(6<<10))
@@ -98,18 +100,53 @@ func (n *node) live() {
 		n.write("data/"+db+"/000003.log", fmt.Appendf(nil, "%s %d", strings.Repeat("entry ", 200), n.height))
 	}
 	n.write("data/height", fmt.Append(nil, n.height))
+	n.signed = max(n.signed, n.height)
+	n.write(signFile, signState(n.signed))
 }
 
 func (n *node) halt() {
 	n.running = false
-	n.at[n.height] = read(filepath.Join(n.home, "data"), "data", "priv_validator_state.json")
+	n.at[n.height] = read(filepath.Join(n.home, "data"), "data", filepath.Base(signFile))
 }
 
+// run starts the node, and looks at what it is started with.
 func (n *node) run() {
-	if !n.running {
-		n.running = true
-		n.live()
+	if n.running {
+		return
 	}
+	if b, err := os.ReadFile(snapshot.SwapFile(n.home)); err == nil && !strings.Contains(string(b), `"`+snapshot.SwapStopping+`"`) {
+		n.broken("I8", "the node was started in the middle of a swap")
+	}
+	if at := signedAt(filepath.Join(n.home, signFile)); at < n.signed {
+		n.broken("I5", "the node was started with a sign state at %d, it had signed at %d", at, n.signed)
+	}
+	got := read(filepath.Join(n.home, "data"), "data", filepath.Base(signFile))
+	n.from = 0
+	for at, want := range n.at {
+		if differ(got, want) == nil {
+			n.from = at
+		}
+	}
+	if n.from == 0 {
+		n.broken("I8", "the node was started with data that are neither what it had nor a backup")
+	}
+	n.running, n.height = true, n.from
+	n.live()
+}
+
+const signFile = "data/priv_validator_state.json"
+
+func signState(height uint64) []byte {
+	return fmt.Appendf(nil, `{"height":"%d","round":0,"step":3}`, height)
+}
+
+// signedAt is the height of a sign state, 0 where there is none.
+func signedAt(file string) (height uint64) {
+	b, err := os.ReadFile(file)
+	if err == nil {
+		_, _ = fmt.Sscanf(string(b), `{"height":"%d"`, &height)
+	}
+	return height
 }
 
 func (n *node) held() bool { return n.hold != nil && !n.running }
@@ -143,7 +180,10 @@ type replica struct {
 	im *image
 }
 
-var _ job.Replica = (*replica)(nil)
+var (
+	_ job.Replica     = (*replica)(nil)
+	_ job.Replaceable = (*replica)(nil)
+)
 
 func (r *replica) state() observer.State {
 	n := r.w.node
@@ -237,6 +277,57 @@ func (r *replica) Rejoined(_ context.Context, before observer.State) error {
 	return nil
 }
 
+// MayReplace implements job.Replaceable.
+func (r *replica) MayReplace(context.Context, observer.Position, bool) (string, error) {
+	return "a home", nil
+}
+
+// CheckRestored implements job.Replaceable.
+func (r *replica) CheckRestored(_ context.Context, want observer.Position, at func(string) (string, string)) error {
+	file, _ := at("data/height")
+	b, err := os.ReadFile(file)
+	if err == nil && string(b) != fmt.Sprint(want.Index) {
+		err = fmt.Errorf("it is at %q", b)
+	}
+	return err
+}
+
+// Halt implements job.Replaceable.
+func (r *replica) Halt(context.Context) error {
+	if !r.w.node.running {
+		return nil
+	}
+	return r.im.do("node", "halt", nil, func() error { r.w.node.halt(); return nil })
+}
+
+// Start implements job.Replaceable.
+func (r *replica) Start(context.Context) error {
+	return r.im.do("node", "start", nil, func() error { r.w.node.run(); return nil })
+}
+
+// Cover implements job.Replaceable: all of data/ goes, the sign state with it.
+func (r *replica) Cover(context.Context) (snapshot.Cover, error) {
+	return func(_ snapshot.Root, rel string, _ bool) snapshot.Part {
+		if rel == "data" || strings.HasPrefix(rel, "data/") {
+			return snapshot.Replaced
+		}
+		return snapshot.Kept
+	}, nil
+}
+
+// CarrySigns implements job.Replaceable.
+func (r *replica) CarrySigns(_ context.Context, dirs []string) error {
+	own := filepath.Join(r.w.home, signFile)
+	highest := signedAt(own)
+	for _, d := range dirs {
+		highest = max(highest, signedAt(filepath.Join(d, signFile)))
+	}
+	if highest == signedAt(own) {
+		return nil
+	}
+	return r.im.fs().WriteFileAtomic(own, signState(highest), 0o600)
+}
+
 // holdFile is the hold journal's, as package control calls it.
 const holdFile = "hold.json"
 
@@ -288,8 +379,14 @@ func (r *replica) closeHold() error {
 	return err
 }
 
-// Recover acts on the journal of a dead process, as control reads it.
-func (r *replica) Recover(context.Context) (bool, error) {
+// Recover finishes what a dead restore left, then what a backup did, as control
+// reads it.
+func (r *replica) Recover(ctx context.Context) (bool, error) {
+	roots, err := r.Roots(ctx)
+	must(err)
+	if did, err := job.FinishSwap(ctx, r, roots, r.w.workdir(r.im)); did != "" || err != nil {
+		return did != "", err
+	}
 	rec, err := control.ReadHold(r.w.work)
 	switch {
 	case rec == nil && err == nil:

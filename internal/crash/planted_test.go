@@ -23,14 +23,15 @@ import (
 // planted is a bug: a wrapper of one of the interfaces through which the engine
 // speaks to the world. The harness must find each of them.
 type planted struct {
-	name    string
-	verb    string         // the scenario that shows it
-	at      *regexp.Regexp // the effects at which it shows; nil: undisturbed
-	how     variant
-	breaks  string // an invariant
-	effect  func(w *world, name string, do func() error) func() error
-	store   func(*world, uploader.Store) uploader.Store
-	replica func(*world, *image, job.Replica) job.Replica
+	name        string
+	verb        string         // the scenario that shows it
+	at          *regexp.Regexp // the effects at which it shows; nil: undisturbed
+	how         variant
+	breaks      string // an invariant
+	effect      func(w *world, name string, do func() error) func() error
+	store       func(*world, uploader.Store) uploader.Store
+	replica     func(*world, *image, job.Replica) job.Replica
+	replaceable func(job.Replaceable) job.Replaceable
 }
 
 func nothing() error { return nil }
@@ -87,6 +88,14 @@ var bugs = []planted{
 		store: func(_ *world, s uploader.Store) uploader.Store { return &backwards{Store: s} },
 	},
 	{
+		name: "the sign state is not carried over a swap", verb: "restore in place", breaks: "I5",
+		replaceable: func(r job.Replaceable) job.Replaceable { return forgetful{r} },
+	},
+	{
+		name: "a swap has no journal", verb: "restore in place", how: before, breaks: "I6", at: regexp.MustCompile(`^rename home/.eddy/restore-.* -> home/data`),
+		effect: skip("rename home/.eddy/.swap.json"),
+	},
+	{
 		name: "expire deletes manifests last", verb: "expire", how: after, breaks: "I2", at: regexp.MustCompile(`DeleteObjects .*/data/`),
 		store: func(_ *world, s uploader.Store) uploader.Store { return &careless{Store: s} },
 	},
@@ -129,6 +138,11 @@ func (l *lazy) Hold(ctx context.Context, st *snapshot.Stage) (func(context.Conte
 		return fsx.FS{}.Remove(filepath.Join(l.w.work, holdFile))
 	}, nil
 }
+
+// forgetful loses the sign state.
+type forgetful struct{ job.Replaceable }
+
+func (forgetful) CarrySigns(context.Context, []string) error { return nil }
 
 // greedy takes the node's key along.
 type greedy struct{ job.Replica }

@@ -66,7 +66,7 @@ func newWorld(dir string, p planted) *world {
 	for _, d := range []string{w.home, w.work, w.disk.trash} {
 		must(os.Mkdir(d, 0o700))
 	}
-	w.node = newNode(w.home)
+	w.node = newNode(w.home, w.broken)
 	return w
 }
 
@@ -184,7 +184,7 @@ func (w *world) backup(ctx context.Context, im *image) error {
 		rep = w.planted.replica(w, im, rep)
 	}
 	b := &job.Backup{
-		Replica: rep, Store: store, Catalog: catalog, Workdir: job.Workdir{Dir: w.work, FS: im.fs()}, Cluster: chain, Label: "auto",
+		Replica: rep, Store: store, Catalog: catalog, Workdir: w.workdir(im), Cluster: chain, Label: "auto",
 		Version: "v1", Host: "host", VolumeSize: volumeSize, WhenBusy: job.WhenBehind{Wait: busy}, Events: silent{}, Reason: func(error) string { return job.ReasonOther }, Now: time.Now,
 	}
 	_, err := b.Run(ctx)
@@ -202,6 +202,32 @@ func (w *world) restore(ctx context.Context, im *image) error {
 	_, err := r.Run(ctx)
 	w.whole = err == nil
 	return done(err)
+}
+
+func (w *world) workdir(im *image) job.Workdir { return job.Workdir{Dir: w.work, FS: im.fs()} }
+
+// replace is `eddy restore latest`, in place.
+func (w *world) replace(ctx context.Context, im *image) error {
+	_, err := w.replacer(ctx, im).Run(ctx)
+	return done(err)
+}
+
+// forget is `eddy restore --forget`.
+func (w *world) forget(ctx context.Context, im *image) error {
+	_, err := w.replacer(ctx, im).Forget(ctx)
+	return err
+}
+
+func (w *world) replacer(ctx context.Context, im *image) *job.Replace {
+	store, catalog := w.open(ctx, im)
+	var rep job.Replaceable = &replica{w: w, im: im}
+	if w.planted.replaceable != nil {
+		rep = w.planted.replaceable(rep)
+	}
+	return &job.Replace{
+		Restore: job.Restore{Store: store, Catalog: catalog, Selector: "latest", Events: silent{}, Now: time.Now, FS: im.fs()},
+		Replica: rep, Workdir: w.workdir(im), Confirm: func(string, string) error { return nil },
+	}
 }
 
 // expire is `eddy expire --apply --last 1`.
@@ -245,6 +271,15 @@ var scenarios = []scenario{
 	{"first backup", "mkdir home/.eddy", func(*testing.T, *world) {}, backupVerb, (*world).backedUp},
 	{"backup", "", backups(1), backupVerb, (*world).backedUp},
 	{"restore", "", backups(1), func(w *world) func(context.Context, *image) error { return w.restore }, (*world).restored},
+	{"restore in place", "", backups(1), func(w *world) func(context.Context, *image) error { return w.replace }, (*world).replaced},
+	{"backup behind a restore", "", func(t *testing.T, w *world) {
+		backups(1)(t, w)
+		ctx, im := w.start(t.Context(), stop{"syncdir home/.eddy 4", before})
+		if err := w.replace(ctx, im); err == nil {
+			t.Fatal("the restore did not die")
+		}
+		im.exit()
+	}, backupVerb, (*world).backedUp},
 	{"expire", "", func(t *testing.T, w *world) {
 		backups(3)(t, w)
 		time.Sleep(100 * time.Hour)
@@ -349,6 +384,9 @@ func (sc scenario) finish(t *testing.T, w *world, im *image) {
 	time.Sleep(100 * time.Hour)
 	if _, err := w.clean(t, w.expire); err != nil {
 		w.broken("I6", "expire: %v", err)
+	}
+	if _, err := w.clean(t, w.forget); err != nil {
+		w.broken("I6", "forget: %v", err)
 	}
 	w.look()
 	w.onlyNewest()

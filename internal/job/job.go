@@ -186,7 +186,7 @@ func (w Workdir) enter(st *State, word string) error {
 // sweep removes the files that a killed run was writing. It needs the workdir's
 // lock.
 func (w Workdir) sweep() error {
-	for _, name := range []string{"job.json", attemptName, capsFile, leaseFile} {
+	for _, name := range []string{"job.json", attemptName, capsFile, leaseFile, startFile} {
 		if err := w.FS.SweepTemp(w.path(name)); err != nil {
 			return fmt.Errorf("remove what an earlier run was writing: %w", err)
 		}
