@@ -30,6 +30,8 @@ type diskFault struct {
 	after  atomic.Int64  // bytes of the kind that fails which pass before the first failure
 	delay  time.Duration // of each read and write
 	met    atomic.Int64  // how often it was
+	// rename, where set, is asked before each rename.
+	rename func() syscall.Errno
 }
 
 // mountDisk moves the directory at path aside and mounts it again where it was.
@@ -193,6 +195,11 @@ func (n *node) Rename(ctx context.Context, name string, parent fs.InodeEmbedder,
 	p, ok := parent.(*node)
 	if !ok {
 		return syscall.EXDEV
+	}
+	if f := n.d.struck(ctx); f != nil && f.rename != nil {
+		if errno := f.rename(); errno != 0 {
+			return errno
+		}
 	}
 	return n.LoopbackNode.Rename(ctx, name, p.LoopbackNode, newName, flags)
 }

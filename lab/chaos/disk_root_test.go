@@ -59,6 +59,14 @@ func TestDisk(t *testing.T) {
 	if took := time.Since(begun); took < 50*time.Millisecond {
 		t.Errorf("a slow disk wrote in %s", took)
 	}
+	asked := 0
+	d.harm(&diskFault{victim: os.Getpid(), rename: func() syscall.Errno {
+		asked++
+		return syscall.EIO
+	}})
+	if err := os.Rename(name, name+"2"); !errors.Is(err, syscall.EIO) || asked != 1 {
+		t.Errorf("rename: %v, asked %d times", err, asked)
+	}
 	d.heal()
 	must(t, read())
 	if b, err := os.ReadFile(filepath.Join(d.backing, "data", "y")); err != nil || !bytes.Equal(b, body) {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
-	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -24,6 +22,10 @@ type trial struct {
 	deaths []map[partID]sent // what the store had taken each time that eddy was killed
 	note   string
 	target string // of a restore, below into
+
+	// Of an exchange of the live data: what was there, and what is to come.
+	was   portrait
+	comes content
 }
 
 // fault strikes a run and returns when it has had its time. Faults of disk, wire
@@ -278,15 +280,6 @@ func atOnce(p point) fault {
 // extracted is reached when so many bytes of a restore lie on the disk.
 func extracted(bytes int64) point {
 	return point{fmt.Sprintf("%d MB extracted", bytes/1e6), func(w *world, _ *setup, _ *eddy) bool {
-		var sum int64
-		_ = filepath.WalkDir(w.into.backing, func(_ string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() {
-				if fi, err := d.Info(); err == nil {
-					sum += fi.Size()
-				}
-			}
-			return nil // what moves under the walk is counted the next time
-		})
-		return sum >= bytes
+		return regularBytes(w.into.backing) >= bytes
 	}}
 }

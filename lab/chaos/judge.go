@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -20,6 +21,21 @@ type verdicts struct {
 
 func (v *verdicts) add(format string, args ...any) {
 	v.found = append(v.found, fmt.Sprintf(format, args...))
+}
+
+// invariants are the names of what did not hold, each once.
+func (v *verdicts) invariants() []string {
+	var names []string
+	for _, f := range v.found {
+		name, _, _ := strings.Cut(f, ":")
+		if len(name) != 2 || name[0] != 'I' {
+			name = "other"
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // judgeVisible looks at every backup that can be seen and has not been looked at:

@@ -14,6 +14,7 @@ type round struct {
 	// orphaned: nobody is left who could start the node before the next eddy does.
 	orphaned bool
 	dead     bool // the bucket is, from the stop on
+	swap     bool // verb is of the live data
 }
 
 const (
@@ -89,5 +90,22 @@ func rounds() []round {
 		{name: "a flipped bit", verb: restore, fault: lies(phase("found"), striking, func() lie { return on(opGet, 1, flipped) })},
 		{name: "killed", verb: []string{"delete"}, fault: kill(after(30*time.Millisecond), itself)},
 		{name: "503 SlowDown", verb: []string{"expire", "--apply", "--last", "1"}, fault: lies(after(0), striking, func() lie { return every(2, refuse(503, "SlowDown")) })},
+
+		{name: "killed as it extracts", swap: true, verb: inPlace, fault: kill(beside(50e6), itself)},
+		{name: "connections cut", swap: true, verb: inPlace, fault: onWire(beside(30e6), striking/2, cut)},
+		{name: "disk full beside", swap: true, verb: inPlace, fault: badDisk(homeDisk, phase("found"), failing(syscall.ENOSPC, 0, 80<<20))},
+		{name: "killed as it stops the node", swap: true, orphaned: true, verb: inPlace, fault: kill(swapping("stopping"), itself)},
+		{name: "killed at a rename", swap: true, orphaned: true, verb: inPlace, fault: atRename(0)},
+		{name: "a rename fails", swap: true, verb: inPlace, fault: atRename(syscall.EIO)},
+		{name: "killed before the start", swap: true, orphaned: true, verb: inPlace, fault: kill(toStart(), itself)},
+		{name: "SIGTERM as it moves", swap: true, verb: inPlace, fault: term(swapping("moving"))},
+		{name: "killed at a rename", swap: true, orphaned: true, verb: undo, fault: atRename(0)},
+		{name: "a rename fails", swap: true, verb: undo, fault: atRename(syscall.EIO)},
+		{name: "killed as it stops the node", on: plain, swap: true, orphaned: true, verb: inPlace, fault: kill(swapping("stopping"), itself)},
+		{name: "killed as it moves", on: plain, swap: true, orphaned: true, verb: inPlace, fault: killMoving},
+		{name: "killed before the start", on: plain, swap: true, orphaned: true, verb: inPlace, fault: kill(toStart(), itself)},
+		{name: "killed as it stops the node", on: plain, swap: true, orphaned: true, verb: undo, fault: kill(swapping("stopping"), itself)},
+		{name: "killed as it moves", on: plain, swap: true, orphaned: true, verb: undo, fault: killMoving},
+		{name: "killed before the start", on: plain, swap: true, orphaned: true, verb: undo, fault: kill(toStart(), itself)},
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -78,6 +77,9 @@ func title(r round) string {
 	if r.verb != nil {
 		verb = r.verb[0]
 	}
+	if r.swap {
+		verb = map[bool]string{true: "undo", false: "restore in place"}[r.verb[1] == undo[1]]
+	}
 	return verb + " " + r.name
 }
 
@@ -134,9 +136,11 @@ func (w *world) play(ctx context.Context, r round, rnd *rand.Rand) (out outcome,
 		if _, err := w.judgeVisible(ctx, s, &out.verdicts); err != nil {
 			return out, err
 		}
+		t.note = out.note
 		if err := w.finish(ctx, t, r, code); err != nil {
 			return out, err
 		}
+		out.note = t.note
 		break
 	}
 	if len(t.deaths) > 0 {
@@ -151,6 +155,9 @@ func (w *world) play(ctx context.Context, r round, rnd *rand.Rand) (out outcome,
 	holds, err := s.watch.takeHolds()
 	if err != nil {
 		return out, err
+	}
+	for _, wrong := range s.watch.takeWrong() {
+		out.add("I8: %s", wrong)
 	}
 	for _, h := range holds {
 		out.held = max(out.held, h)
@@ -177,7 +184,9 @@ func (w *world) play(ctx context.Context, r round, rnd *rand.Rand) (out outcome,
 func (w *world) verb(ctx context.Context, t *trial, r round) ([]string, error) {
 	switch {
 	case r.verb == nil:
-		return []string{"backup"}, nil
+		return []string{"backup"}, w.more(ctx, t.s)
+	case r.swap:
+		return r.verb, w.readySwap(ctx, t, r.verb)
 	case r.verb[0] == "restore":
 		t.target = filepath.Join(w.into.mount, "back")
 		return append(r.verb, "--into", t.target), os.RemoveAll(filepath.Join(w.into.backing, "back"))
@@ -232,6 +241,8 @@ func (w *world) finish(ctx context.Context, t *trial, r round, code int) error {
 		return w.judgeSwept(ctx, s, v, out)
 	case r.verb == nil:
 		return w.good(ctx, s, out)
+	case r.swap:
+		return w.finishSwap(ctx, t, r, code)
 	case r.verb[0] == "restore":
 		return w.finishRestore(ctx, t, code)
 	case r.verb[0] == "delete":
@@ -368,62 +379,6 @@ func (w *world) sentAgain(ctx context.Context, s *setup, deaths []map[partID]sen
 		worst = max(worst, sum)
 	}
 	return worst, nil
-}
-
-// tally adds the rounds up.
-type tally struct {
-	out                         io.Writer
-	rounds, lost, stuck, broken int
-	held                        time.Duration   // the longest
-	orphan                      time.Duration   // the longest where nobody was left to start the node
-	dead                        []time.Duration // where the bucket was dead
-	again                       int64           // bytes, in the worst round
-}
-
-func (t *tally) line(i int, r round, o outcome) {
-	t.rounds++
-	t.lost += o.lost
-	t.stuck += o.stuck
-	if !r.orphaned {
-		t.held = max(t.held, o.held)
-	} else {
-		t.orphan = max(t.orphan, o.held)
-	}
-	if r.dead {
-		t.dead = append(t.dead, o.held)
-	}
-	verdict := "ok"
-	if len(o.found) > 0 {
-		t.broken++
-		verdict = "BROKEN"
-	}
-	again := ""
-	if o.killed {
-		t.again = max(t.again, o.again)
-		again = fmt.Sprintf(", sent again %.1f MB", mega(o.again))
-	}
-	where := [...]string{"supervise", "exec"}[r.on]
-	fmt.Fprintf(t.out, "%3d %-9s %-50s %s: node down %.2f s%s, %s, %.1f s\n", i, where, title(r), verdict, o.held.Seconds(), again, o.note, o.seconds)
-	for _, f := range o.found {
-		fmt.Fprintf(t.out, "    %s\n", f)
-	}
-}
-
-func (t *tally) end(took time.Duration) error {
-	for _, h := range t.dead {
-		fmt.Fprintf(t.out, "chaos: the bucket dead from the moment of the stop: the node was back after %.2f s, its deadline is %s\n", h.Seconds(), deadline)
-	}
-	fmt.Fprintf(t.out, "chaos: node down at most %.2f s (%.2f s where eddy and guard were killed), %.1f MB sent again at most, %.0f s\n",
-		t.held.Seconds(), t.orphan.Seconds(), mega(t.again), took.Seconds())
-	sentAgain := "bytes sent again <= in-flight parts in every round"
-	if t.again > inFlight*partSize {
-		sentAgain = fmt.Sprintf("%.1f MB sent again in one round", mega(t.again))
-	}
-	fmt.Fprintf(t.out, "chaos: %d rounds, %d lost, %d stuck nodes, %s\n", t.rounds, t.lost, t.stuck, sentAgain)
-	if t.broken > 0 {
-		return fmt.Errorf("an invariant did not hold in %d of %d rounds", t.broken, t.rounds)
-	}
-	return nil
 }
 
 // resumes says that eddy goes on with an upload whose process was killed.

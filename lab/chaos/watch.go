@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -32,6 +33,9 @@ type watcher struct {
 	holds []time.Duration
 	kept  map[string]bool // stages, by id
 	errs  []error
+
+	swap  swapDoc  // of the last look
+	wrong []string // of a node that lived in the middle of a swap
 }
 
 func watch(ctx context.Context, s *setup) *watcher {
@@ -65,14 +69,19 @@ func (w *watcher) run(ctx context.Context) {
 
 func (w *watcher) look() {
 	word, id := jobState(w.s.workdir)
+	swap := readSwap(w.s.real)
 	w.mu.Lock()
 	pid, old := w.pid, w.word
 	w.mu.Unlock()
 	if _, ok := look(pid); !ok {
 		pid = nodeOf(w.s.home)
 	}
+	if swap.ID != "" && !readSwap(w.s.real).is(swap) {
+		swap = swapDoc{} // nobody knows what pid was before, and what after
+	}
 	now := time.Now()
 	w.mu.Lock()
+	w.guardSwap(swap, pid)
 	w.word, w.id = word, id
 	if word == "holding" && old != word {
 		w.asked = now
@@ -105,6 +114,33 @@ func (w *watcher) look() {
 		}
 		w.mu.Unlock()
 	}
+}
+
+// guardSwap notes a node that runs where a swap says that none may: one that has
+// been started since it began, or any once names may be moved.
+func (w *watcher) guardSwap(now swapDoc, pid int) {
+	first := w.swap.ID != now.ID
+	w.swap = now
+	switch {
+	case now.ID == "" || pid == 0:
+		return
+	case now.Step != "stopping":
+	case first || pid == w.pid:
+		return // it is being stopped
+	}
+	wrong := fmt.Sprintf("the node runs as process %d while swap %s is %s", pid, now.ID, now.Step)
+	if !slices.Contains(w.wrong, wrong) {
+		w.wrong = append(w.wrong, wrong)
+	}
+}
+
+// takeWrong returns what was noted since the last call.
+func (w *watcher) takeWrong() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wrong := w.wrong
+	w.wrong = nil
+	return wrong
 }
 
 // state is what eddy's own state says now.

@@ -108,7 +108,7 @@ func newWorld(ctx context.Context, o Options) (w *world, err error) {
 		if err := os.MkdirAll(data, 0o700); err != nil {
 			return w, err
 		}
-		if _, err := grow.Run(ctx, grow.Options{Dir: data, Engine: "goleveldb", Prefix: "grown-", Size: o.Size, Seed: o.Seed + uint64(i)}); err != nil {
+		if _, err := grow.Run(ctx, grow.Options{Dir: data, Engine: "goleveldb", Prefix: grown, Size: o.Size, Seed: o.Seed + uint64(i)}); err != nil {
 			return w, err
 		}
 	}

@@ -26,7 +26,7 @@ type Options struct {
 	Dir    string // where the databases go: a node's data directory
 	Engine string // "goleveldb" or "pebbledb"
 	Prefix string // before each database's name: "grown-" makes grown-blockstore.db
-	Size   int64  // bytes on disk at which to stop
+	Size   int64  // bytes on disk at which to stop; with More: bytes to write
 	Seed   uint64 // same seed, same keys and values
 	// More writes to databases that are there already, over keys that they hold, as
 	// a node that has been started again does: tables are compacted away.
@@ -127,6 +127,9 @@ func Run(ctx context.Context, o Options) (res Result, err error) {
 			return res, fmt.Errorf("write to %s: %w", s.path(o), err)
 		}
 		written += n
+		if o.More && written >= o.Size {
+			return res, nil
+		}
 		if written/(64*batchBytes) == (written-n)/(64*batchBytes) {
 			continue
 		}
@@ -137,7 +140,7 @@ func Run(ctx context.Context, o Options) (res Result, err error) {
 		if o.Progress != nil {
 			o.Progress(now.OnDisk)
 		}
-		if !o.More && now.OnDisk >= o.Size || o.More && written >= o.Size {
+		if !o.More && now.OnDisk >= o.Size {
 			return res, nil
 		}
 	}
