@@ -170,8 +170,9 @@ func (s *Swap) Forward() error {
 	return nil
 }
 
-// Back brings everything to where it was before, in the opposite order. Once it
-// has begun the swap never goes forward again.
+// Back brings everything to where it was before, in the opposite order, and leaves
+// nothing kept, which the next undo would take for what it is to bring back. Once
+// it has begun the swap never goes forward again.
 func (s *Swap) Back() error {
 	if s.Step != SwapBack {
 		if err := s.enter(SwapBack); err != nil {
@@ -201,6 +202,35 @@ func (s *Swap) Back() error {
 		if err := s.sync(); err != nil {
 			return err
 		}
+	}
+	for _, r := range s.Roots {
+		if err := s.rmdirs(filepath.Join(r.Path, StageDir, BeforePrefix+s.ID)); err != nil {
+			return fmt.Errorf("swap: %w", err)
+		}
+	}
+	return nil
+}
+
+// rmdirs removes a tree of nothing but directories. Where something else is in it,
+// that and the directories above it stay.
+func (s *Swap) rmdirs(dir string) error {
+	names, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if !n.IsDir() {
+			continue
+		}
+		if err := s.rmdirs(filepath.Join(dir, n.Name())); err != nil {
+			return err
+		}
+	}
+	if err := s.FS.Rmdir(dir); !errors.Is(err, syscall.ENOTEMPTY) {
+		return err
 	}
 	return nil
 }

@@ -208,6 +208,44 @@ func TestASwapMayStopAnywhere(t *testing.T) {
 	}
 }
 
+// A swap that went back keeps nothing: else the next undo would be of it, and not of
+// the swap before it. What was put there by somebody is not removed.
+func TestBackLeavesNothingKept(t *testing.T) {
+	for _, mine := range []bool{false, true} {
+		base := t.TempDir()
+		s, cover := swapHome(t, base)
+		for _, step := range []func() error{s.Begin, func() error { return s.Plan(cover) }, s.Forward} {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kept := filepath.Join(base, "home", StageDir, BeforePrefix+"id")
+		if mine {
+			write(t, filepath.Join(kept, "data", "mine"), []byte("mine"))
+		}
+		for range 2 {
+			if err := s.Back(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.End(); err != nil {
+			t.Fatal(err)
+		}
+		if got := seen(t, base); got != swapBefore {
+			t.Fatalf("after it went back:\n%s", got)
+		}
+		for _, root := range s.Roots {
+			want := mine && root.Name == ""
+			if is, err := there(filepath.Join(root.Path, StageDir, BeforePrefix+"id")); is != want || err != nil {
+				t.Errorf("%s keeps something: %t (%v), want %t", root.Path, is, err, want)
+			}
+		}
+		if b, err := os.ReadFile(filepath.Join(kept, "data", "mine")); mine && string(b) != "mine" {
+			t.Errorf("what was mine is %q, %v", b, err)
+		}
+	}
+}
+
 // TestAnUndoIsASwap brings back what a swap has put aside, by another one.
 func TestAnUndoIsASwap(t *testing.T) {
 	base := t.TempDir()
