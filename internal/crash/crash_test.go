@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,7 @@ func TestMain(m *testing.M) {
 	} {
 		must(os.Setenv(k, v))
 	}
+	debug.SetGCPercent(400) // thousands of small worlds
 	os.Exit(m.Run())
 }
 

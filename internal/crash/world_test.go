@@ -272,7 +272,7 @@ var scenarios = []scenario{
 	{"backup", "", backups(1), backupVerb, (*world).backedUp},
 	{"restore", "", backups(1), func(w *world) func(context.Context, *image) error { return w.restore }, (*world).restored},
 	{"restore in place", "", backups(1), func(w *world) func(context.Context, *image) error { return w.replace }, (*world).replaced},
-	{"backup behind a restore", "", func(t *testing.T, w *world) {
+	{"backup behind a restore", "request PutObject eddy/sim/lease.json", func(t *testing.T, w *world) {
 		backups(1)(t, w)
 		ctx, im := w.start(t.Context(), stop{"syncdir home/.eddy 4", before})
 		if err := w.replace(ctx, im); err == nil {
