@@ -161,16 +161,19 @@ func (w *world) finishSwap(ctx context.Context, t *trial, r round, code int) err
 	if !done(code) {
 		next := [][]string{{"backup"}, {"restore", "--forget"}, r.verb}[t.rnd.IntN(3)]
 		t.note = strings.TrimSpace(t.note + " then " + strings.Join(next, " "))
-		var said string
-		var err error
+		var all string
 		for try := 0; !done(code); try++ {
 			if try == tries {
-				out.add("I6: %d undisturbed runs of %s failed, the last with %d:\n%s", tries, strings.Join(next, " "), code, said)
+				out.add("I6: %d undisturbed runs of %s failed:%s", tries, strings.Join(next, " "), all)
 				break
 			}
+			var said string
+			var err error
+			begun := time.Now()
 			if code, said, err = w.run(ctx, s, runTime, next...); err != nil {
 				return err
 			}
+			all += fmt.Sprintf("\n%s\n      exit %d after %.2f s", said, code, time.Since(begun).Seconds())
 		}
 		if _, err := w.judgeVisible(ctx, s, out); err != nil {
 			return err
@@ -239,8 +242,9 @@ func (s *setup) judgeExchanged(out *verdicts) error {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			return err
-		case strings.HasPrefix(filepath.Base(f), "restore-"):
+		case strings.HasPrefix(filepath.Base(f), "restore-"), filepath.Base(f) == "swap.json~":
 			// The next restore would go on with it, or remove it; the next round is none.
+			// The copy of a journal means nothing alone.
 			if err := os.RemoveAll(f); err != nil {
 				return err
 			}
