@@ -162,6 +162,10 @@ func (w *world) finishSwap(ctx context.Context, t *trial, r round, code int) err
 		next := [][]string{{"backup"}, {"restore", "--forget"}, r.verb}[t.rnd.IntN(3)]
 		t.note = strings.TrimSpace(t.note + " then " + strings.Join(next, " "))
 		var all string
+		if up, _ := s.watch.up(); up && readSwap(s.real).ID == "" {
+			// One that was just started is not fit yet; whether it comes is judged below.
+			_ = s.follows(ctx)
+		}
 		for try := 0; !done(code); try++ {
 			if try == tries {
 				out.add("I6: %d undisturbed runs of %s failed:%s", tries, strings.Join(next, " "), all)
