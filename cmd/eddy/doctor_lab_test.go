@@ -48,7 +48,7 @@ func newClinic(t *testing.T) *clinic {
 	c.home, c.other, c.spare = c.chain.take(), c.chain.take(), c.chain.take()
 	sock := filepath.Join(c.dir, "node.sock")
 	for _, argv := range [][]string{
-		{"eddy", "supervise", "--socket", sock, "--", "eddy", "node", "run", "--home", c.home.Dir},
+		{"eddy", "supervise", "--home", c.home.Dir, "--socket", sock, "--", "eddy", "node", "run", "--home", c.home.Dir},
 		{"eddy", "node", "run", "--home", c.other.Dir},
 	} {
 		cmd, err := spawn(filepath.Join(c.dir, "node.log"), argv...)

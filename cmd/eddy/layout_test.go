@@ -33,8 +33,9 @@ func (c *chain) startReplica(ts *testscript.TestScript, _ bool, args []string) {
 	dir, prog := ts.MkAbs("."), []string{"eddy", "node", "run", "--home", home}
 	if len(args) > 1 {
 		dir, prog = ts.MkAbs(args[0]), args[1:]
+		home = dir
 	}
-	argv := []string{"env", "--chdir=" + dir, "eddy", "supervise", "--socket", ts.Getenv("SOCKET"), "--"}
+	argv := []string{"env", "--chdir=" + dir, "eddy", "supervise", "--home", home, "--socket", ts.Getenv("SOCKET"), "--"}
 	cmd, err := spawn(ts.MkAbs("node.log"), append(argv, prog...)...)
 	if err == nil {
 		ts.Defer(func() { kill(cmd) })
@@ -56,7 +57,7 @@ func (c *chain) startOther(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Setenv("OTHER_HOME", h.Dir)
 		ts.Setenv("OTHER_RPC", h.RPC)
 		ts.Setenv("OTHER_SOCKET", sock)
-		cmd, serr := spawn(ts.MkAbs("other.log"), "eddy", "supervise", "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir)
+		cmd, serr := spawn(ts.MkAbs("other.log"), "eddy", "supervise", "--home", h.Dir, "--socket", sock, "--", "eddy", "node", "run", "--home", h.Dir)
 		if serr == nil {
 			o.cmds = append(o.cmds, cmd)
 			serr = caughtUp(h.RPC, o.validator().RPC)
