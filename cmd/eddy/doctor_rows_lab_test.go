@@ -200,7 +200,7 @@ func brokenSetups() []broken {
 			level: check.Fail, check: "control", said: "nobody.sock", hint: "^start the node with `(eddy supervise [^`]+)`", by: func(c *clinic, m []string) {
 				log, err := os.Create(filepath.Join(c.dir, "supervise.log"))
 				must(c.t, err)
-				cmd := exec.Command("sh", "-c", "exec "+strings.ReplaceAll(m[1], "CMD", c.with("eddy node run --home $SPARE")))
+				cmd := exec.Command("sh", "-c", "exec "+c.with(strings.NewReplacer("HOME", "$SPARE", "CMD", "eddy node run --home $SPARE").Replace(m[1])))
 				cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, &syscall.SysProcAttr{Setpgid: true}
 				must(c.t, cmd.Start())
 				c.t.Cleanup(func() { kill(cmd) })

@@ -243,7 +243,7 @@ func (c *supervised) dial(ctx context.Context) (*line, error) {
 		todo := "look at the log of eddy supervise"
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-			todo = "start the node with `eddy supervise --socket " + hint.Shell(c.socket) + " -- CMD`, or set `replica.control.supervise: SOCKET` to the one that it has"
+			todo = "start the node with `eddy supervise --home HOME --socket " + hint.Shell(c.socket) + " -- CMD`, or set `replica.control.supervise: SOCKET` to the one that it has"
 		case errors.Is(err, fs.ErrPermission):
 			todo = "run eddy as the user that runs the node, or allow this one with --allow-uid or --allow-gid"
 		}

@@ -147,7 +147,7 @@ func (i containerInfo) refusal() error {
 	refuse := func(todo, what string) error {
 		return hint.Add(fmt.Errorf("container %s %s", i.name, what), todo)
 	}
-	const supervise = "run the node under `eddy supervise --socket SOCKET -- CMD`, in its container, and set `replica.control.supervise: SOCKET` instead of replica.control.docker"
+	const supervise = "run the node under `eddy supervise --home HOME --socket SOCKET -- CMD`, in its container, and set `replica.control.supervise: SOCKET` instead of replica.control.docker"
 	switch st, err := i.state(); {
 	case err != nil:
 		return err

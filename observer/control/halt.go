@@ -18,7 +18,7 @@ import (
 // halted: nothing was touched.
 var ErrUnguarded = errors.New("a restore in place could be started into")
 
-const swapHint = "start it with --home, the node's home, before the command: eddy supervise --home HOME --socket S -- CMD"
+const swapHint = "start it with the node's home before the command: `eddy supervise --home HOME --socket S -- CMD`"
 
 // MayHalt implements Control.
 func (c *supervised) MayHalt(ctx context.Context, leaveDown bool) error {

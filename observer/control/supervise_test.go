@@ -573,7 +573,7 @@ func TestSuperviseProtocolErrors(t *testing.T) {
 func TestSuperviseUnreachable(t *testing.T) {
 	t.Parallel()
 	_, err := NewSupervise(filepath.Join(t.TempDir(), "none")).Hold(ctxOf(t), Request{})
-	if err == nil || !strings.Contains(hint.Of(err), "eddy supervise --socket") {
+	if err == nil || !strings.Contains(hint.Of(err), "eddy supervise --home HOME --socket") {
 		t.Fatalf("%v, hint %q", err, hint.Of(err))
 	}
 }
