@@ -82,7 +82,7 @@ systemctl enable --now loom
 
 // loomWords are the names that a reader of the Loom page puts into the commands of
 // quickstart-systemd.md.
-var loomWords = strings.NewReplacer("wasmd", "loom", "wasm", "loom")
+var loomWords = strings.NewReplacer("/home/wasm/.wasmd", loomHome, "wasmd", "loom", "wasm", "loom")
 
 // TestLoom types docs/quickstart-loom.md, and at the places where it says so the
 // steps of quickstart-systemd.md.
