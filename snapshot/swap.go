@@ -190,6 +190,20 @@ func (s *Swap) enter(step string) error {
 	return nil
 }
 
+// SweepSwap removes what is left of a swap whose journal is gone: the end of it
+// was cut short. It needs the workdir's lock.
+func SweepSwap(fsys fsx.FS, home string) error {
+	file := SwapFile(home)
+	if _, err := os.Lstat(file); err == nil {
+		return nil
+	}
+	err := fsys.SweepTemp(file)
+	if _, lerr := os.Lstat(twin(file)); lerr == nil {
+		err = errors.Join(err, fsys.Remove(twin(file)))
+	}
+	return errors.Join(err, fsys.SweepTemp(twin(file)))
+}
+
 // End ends a swap that has gone forward, or back, or has not moved anything: the
 // node may be started again. The copy goes last: alone it means nothing.
 func (s *Swap) End() error {

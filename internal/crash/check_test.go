@@ -239,6 +239,21 @@ func (w *world) backedUp() {
 	}
 }
 
+// finished tells whether all of a restore is in place, and nothing of its work is
+// left: a run that died there had nothing left to do.
+func (w *world) finished() bool {
+	names, err := os.ReadDir(w.into)
+	if err != nil || len(names) != 1 || names[0].Name() != "data" {
+		return false
+	}
+	for _, want := range w.node.at {
+		if differ(read(filepath.Join(w.into, "data"), "data"), want) == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // restored: the target holds what the backup did, and nothing else.
 func (w *world) restored() {
 	var newest uint64

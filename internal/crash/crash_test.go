@@ -59,7 +59,7 @@ func (sc scenario) effects(t *testing.T, p planted) (names, found []string) {
 
 var (
 	seed  = flag.Uint64("seed", 0, "play this seed only, with all violations shown")
-	seeds = flag.Int("seeds", 200, "how many seeds to play for each verb")
+	seeds = flag.Int("seeds", 60, "how many seeds to play for each verb")
 )
 
 // Several parts at once, requests in any order, a process or a machine that dies

@@ -325,7 +325,7 @@ func (r *replica) CarrySigns(_ context.Context, dirs []string) error {
 	if highest == signedAt(own) {
 		return nil
 	}
-	return r.im.fs().WriteFileAtomic(own, signState(highest), 0o600)
+	return errors.Join(r.im.fs().SweepTemp(own), r.im.fs().WriteFileAtomic(own, signState(highest), 0o600))
 }
 
 // holdFile is the hold journal's, as package control calls it.

@@ -82,14 +82,25 @@ func (w Workdir) keep(a *attempt) error {
 	return nil
 }
 
-// forget removes the attempt, its record last.
+// forget removes the attempt, its record first and durably: with that alone a
+// power cut would leave an attempt that nobody can go on with.
 func (w Workdir) forget() error {
-	for _, name := range []string{sumsSpool, attemptName} {
-		if err := w.FS.Remove(w.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	err := w.remove(attemptName)
+	if err == nil {
+		err = w.FS.SyncDir(w.Dir)
 	}
-	return nil
+	if err == nil {
+		err = w.remove(sumsSpool)
+	}
+	return err
+}
+
+func (w Workdir) remove(name string) error {
+	err := w.FS.Remove(w.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // lastStored is when something of the attempt was stored last.

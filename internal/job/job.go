@@ -191,16 +191,13 @@ func (w Workdir) sweep() error {
 			return fmt.Errorf("remove what an earlier run was writing: %w", err)
 		}
 	}
+	if _, err := os.Lstat(w.path(attemptName)); errors.Is(err, fs.ErrNotExist) {
+		return w.remove(sumsSpool) // of none
+	}
 	return nil
 }
 
-func (w Workdir) leave() error {
-	err := w.FS.Remove(w.path("job.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
+func (w Workdir) leave() error { return w.remove("job.json") }
 
 // noteTo gives a context that survives cancellation for a short clean-up.
 func noteTo(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {

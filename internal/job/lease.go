@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/hint"
@@ -34,13 +33,7 @@ func (w Workdir) leaseNonce() (string, error) {
 	return n.Nonce, w.write(leaseFile, n)
 }
 
-func (w Workdir) forgetLease() error {
-	err := w.FS.Remove(w.path(leaseFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
+func (w Workdir) forgetLease() error { return w.remove(leaseFile) }
 
 // lease takes the cluster's lease for this backup. Losing it later is a warning:
 // the backup has a name of its own. letGo gives it back.

@@ -190,6 +190,9 @@ func (r *Replace) extract(ctx context.Context, roots []snapshot.Root, from strin
 // sweep removes what was extracted and is not wanted: all but keep.
 func (r *Replace) sweep(roots []snapshot.Root, keep string) error {
 	return removeOwn(r.FS, roots, func(name string) bool {
+		if strings.HasPrefix(name, "."+snapshot.ComingPrefix) { // its journal, half written
+			return true
+		}
 		return strings.HasPrefix(name, snapshot.ComingPrefix) && name != keep && name != keep+".journal"
 	})
 }

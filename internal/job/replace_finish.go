@@ -123,6 +123,9 @@ func FinishSwap(ctx context.Context, r Replaceable, roots []snapshot.Root, w Wor
 		return "", err
 	}
 	if s == nil {
+		if err := snapshot.SweepSwap(w.FS, roots[0].Path); err != nil {
+			return "", err
+		}
 		var t toStart
 		if ok, err := w.read(startFile, &t); err != nil || !ok {
 			return "", err

@@ -338,6 +338,9 @@ func openSums(w Workdir, n int64) (*sums, error) {
 	if err == nil {
 		err = f.Truncate(n)
 	}
+	if err == nil {
+		err = w.FS.SyncDir(w.Dir) // before an attempt relies on it
+	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -312,5 +312,9 @@ func (r *Replica) CarrySigns(ctx context.Context, dirs []string) error {
 	if err != nil {
 		return err
 	}
+	// The node is down: what lies beside it is of a restore that was killed here.
+	if err := (fsx.FS{}).SweepTemp(to); err != nil {
+		return err
+	}
 	return fsx.WriteFileLike(to, b, like)
 }
