@@ -105,6 +105,7 @@ func TestDockerReal(t *testing.T) {
 	t.Run("EddyInAContainer", testDockerEddyInAContainer)
 	t.Run("Hints", testDockerHints)
 	t.Run("EngineRestarts", testDockerEngineRestarts)
+	t.Run("Halts", testDockerHalts)
 }
 
 // The container's own stop time-out, a second, is not eddy's: the node takes two.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,7 @@ import (
 // halted: nothing was touched.
 var ErrUnguarded = errors.New("a restore in place could be started into")
 
-const swapHint = "start it with the node's home before the command: `eddy supervise --home HOME --socket S -- CMD`"
+const swapHint = "start it with --home, the node's home, before the command: `eddy supervise --home HOME --socket S -- CMD`"
 
 // MayHalt implements Control.
 func (c *supervised) MayHalt(ctx context.Context, leaveDown bool) error {
@@ -150,7 +151,7 @@ func (e *guarded) Halt(ctx context.Context, r Request) (err error) {
 	began := time.Now()
 	st, _, err := e.node.status(ctx)
 	switch {
-	case st == running:
+	case st == running, errors.Is(err, errChanging): // a node that cannot start is the likeliest to be restored
 		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Timeout)
 		defer cancel()
 		var failed error
@@ -204,7 +205,7 @@ func (s *service) mayHalt(ctx context.Context) error {
 		return err
 	}
 	if u.loadState != "loaded" {
-		return hint.Add(fmt.Errorf("%s: systemd cannot load it (%s)", u.name, u.loadState), "systemctl status "+u.name+" says why")
+		return hint.Add(fmt.Errorf("%s: systemd cannot load it (%s)", u.name, u.loadState), hint.Command("systemctl", "status", u.name)+" says why")
 	}
 	want := []string{filepath.Clean(swapFile)}
 	if dir, err := filepath.EvalSymlinks(filepath.Dir(filepath.Dir(swapFile))); err == nil {
@@ -212,7 +213,7 @@ func (s *service) mayHalt(ctx context.Context) error {
 	}
 	if !slices.ContainsFunc(u.notWhile, func(p string) bool { return slices.Contains(want, filepath.Clean(p)) }) {
 		return hint.Add(fmt.Errorf("%w: %s has no ConditionPathExists=!%s", ErrUnguarded, u.name, swapFile),
-			fmt.Sprintf("as root: mkdir -p /etc/systemd/system/%[1]s.d && printf '[Unit]\\nConditionPathExists=!%[2]s\\n' >/etc/systemd/system/%[1]s.d/eddy-swap.conf && systemctl daemon-reload", u.name, swapFile))
+			"as root: "+dropIn(u.name, "[Unit]", "ConditionPathExists=!"+strings.ReplaceAll(swapFile, "%", "%%")))
 	}
 	for _, verb := range []string{"stop", "start"} {
 		if err := s.systemd.may(ctx, verb, u.name); err != nil {
@@ -235,8 +236,11 @@ func (c *container) mayHalt(ctx context.Context) error {
 		}
 	}
 	if i.restart != "no" {
+		update := func(policy string) string {
+			return hint.Command(dockerArgv(i.host, "update", "--restart", policy, i.name)...)
+		}
 		return hint.Add(fmt.Errorf("%w: container %s has the restart policy %s", ErrUnguarded, i.name, i.restart),
-			fmt.Sprintf("docker update --restart no %[1]s; after the restore: docker update --restart %[2]s %[1]s", i.name, i.restart))
+			update("no")+"; after the restore: "+update(i.restart))
 	}
 	return nil
 }

@@ -94,7 +94,8 @@ func TestSystemdHints(t *testing.T) {
 			RightsPolkit, spoilUnit("gaiad.service.d", "[Unit]\nRefuseManualStop=yes\n"),
 			"node's manager", "^as root: `[^`]+`", nil,
 		},
-		"20 seconds to stop": {RightsPolkit, func(*testing.T, *holderArgs) {}, "stop time-out", "^as root: `[^`]+`", nil},
+		"nothing keeps it down": {RightsPolkit, func(*testing.T, *holderArgs) {}, "restore in place", "^as root: `[^`]+`", nil},
+		"20 seconds to stop":    {RightsPolkit, func(*testing.T, *holderArgs) {}, "stop time-out", "^as root: `[^`]+`", nil},
 		"a timer starts it": {RightsPolkit, func(t *testing.T, _ *holderArgs) {
 			m.write(t, "etc/systemd/system/gaiad.timer", "[Timer]\nOnActiveSec=1h\n", 0o644)
 			m.run(t, "systemctl", "daemon-reload")

@@ -25,6 +25,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/check"
 	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
 )
 
 // The test binary plays every process that takes part in a hold: the node, the
@@ -66,6 +67,7 @@ var roles = map[string]func(args []string) int{
 	"play-orphans":   playOrphans,
 	"play-status":    playStatus,
 	"play-recover":   playRecover,
+	"play-restore":   playRestore,
 	"play-checks":    playChecks,
 	"play-findings":  playFindings,
 	"play-run":       playRun,
@@ -333,6 +335,26 @@ func playRecover(args []string) int {
 		return 1
 	}
 	fmt.Println("acted", acted)
+	return 0
+}
+
+// playRestore is the part of a restore in place that its second argument names.
+func playRestore(args []string) int {
+	var a holderArgs
+	if err := json.Unmarshal([]byte(args[0]), &a); err != nil {
+		panic(err)
+	}
+	c, ctx := a.control(), context.Background()
+	err := map[string]func() error{
+		"may":   func() error { return c.MayHalt(ctx, false) },
+		"halt":  func() error { return c.Halt(ctx, Request{Timeout: a.Timeout}) },
+		"start": func() error { return c.Start(ctx) },
+	}[args[1]]()
+	if err != nil {
+		fmt.Printf("error %v\nhint %s\n", err, hint.Of(err))
+		return 1
+	}
+	fmt.Println("ok")
 	return 0
 }
 

@@ -57,6 +57,10 @@ var errNoReturn = errors.New("the start has not returned")
 // to run any more: there is nothing to start.
 var errGone = errors.New("somebody took it away while it was held")
 
+// errChanging says that the manager is about to start the node, or to stop it: a
+// stop ends either.
+var errChanging = errors.New("its manager is at work on it")
+
 // node is a node and what eddy, its guard and Recover alike do with it. Its
 // exported fields travel to the guard as JSON.
 type node struct {

@@ -143,7 +143,7 @@ func (s *service) status(ctx context.Context) (runState, string, error) {
 	case u.down():
 		return stopped, u.invocation, nil
 	default:
-		return unknown, u.invocation, fmt.Errorf("%s is %s (%s)", u.name, u.activeState, u.subState)
+		return unknown, u.invocation, fmt.Errorf("%w: %s is %s (%s)", errChanging, u.name, u.activeState, u.subState)
 	}
 }
 

@@ -65,6 +65,14 @@ func (m *machine) command(uid int, argv ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(m.init()), "-m", "-u", "-i", "-n", "-p", "-S", who, "-G", who, "--"}, argv...)...)
 }
 
+// reboot takes the power away, and waits for the next init.
+func (m *machine) reboot(t *testing.T) {
+	t.Helper()
+	old := m.init()
+	_, _ = m.try("systemctl", "reboot", "--force", "--force")
+	eventually(t, 60*time.Second, "it boots", func() bool { pid := m.init(); return pid != 0 && pid != old })
+}
+
 func (m *machine) try(argv ...string) (string, error) {
 	out, err := m.command(0, argv...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
@@ -195,7 +203,7 @@ func (m *machine) install(t *testing.T, rights string) holderArgs {
 		}
 	})
 	return holderArgs{
-		Systemd: &SystemdConfig{Unit: "gaiad", Rights: rights, Dir: "/var/lib/eddy", Linger: 5 * time.Second},
+		Systemd: &SystemdConfig{Unit: "gaiad", Rights: rights, Dir: "/var/lib/eddy", SwapFile: "/var/lib/gaia/.eddy/swap.json", Linger: 5 * time.Second},
 		Timeout: 15 * time.Second, Deadline: 5 * time.Minute,
 	}
 }
@@ -303,7 +311,7 @@ func TestSystemdHold(t *testing.T) {
 			a := m.install(t, rights)
 			out, err := m.command(m.uidOf(a), "/usr/local/bin/eddy", "play-checks", string(marshal(t, a))).Output()
 			if err != nil || string(out) != "node's manager: OK\nstop time-out: FAIL\nguard: OK\nrestore in place: WARN\nright to stop: OK\n" {
-				t.Errorf("checks: %v\n%s", err, out) // the node is given 20 seconds, and no home is known
+				t.Errorf("checks: %v\n%s", err, out) // the node is given 20 seconds, and no condition
 			}
 			began := time.Now()
 			p := m.eddy(t, a)
@@ -553,10 +561,8 @@ func TestSystemdZReboot(t *testing.T) {
 	a := m.install(t, RightsPolkit)
 	p := m.eddy(t, a)
 	p.expect(t, "held")
-	old := m.init()
 	began := time.Now()
-	_, _ = m.try("systemctl", "reboot", "--force", "--force")
-	eventually(t, 60*time.Second, "it boots", func() bool { pid := m.init(); return pid != 0 && pid != old })
+	m.reboot(t)
 	eventually(t, 60*time.Second, "the node runs again", func() bool { return m.home.starts() == 2 })
 	t.Logf("the node ran again %s after the power was lost", time.Since(began).Round(10*time.Millisecond))
 	if m.journal() == nil {
