@@ -113,8 +113,7 @@ func TestLoom(t *testing.T) {
 			t.Errorf("nothing printed %q", want)
 		}
 	}
-	last := said[strings.LastIndex(said, "configuration: no mistakes"):] // doctor was asked until it was content
-	warned(t, last, "retention")
+	warned(t, lastDoctor(said), "retention")
 
 	restored := filepath.Join(m.Root, "/var/lib/eddy/restored")
 	isBack(t, newest(t, filepath.Join(m.Root, "srv/s3", bucket, "eddy/loom")), restored)
