@@ -230,7 +230,7 @@ docker run --detach --name gaia --user ` + fmt.Sprint(nodeUser) + ` --restart un
 			t.Errorf("config init did not print %q", want)
 		}
 	}
-	warned(t, said, "restore in place", "retention") // its restart policy would start it meanwhile
+	warned(t, said, "retention")
 	newest(t, h.at("s3/"+bucket+"/eddy/gaia-lab-1"))
 	if out := h.run("docker inspect --format '{{.State.Running}} {{.RestartCount}}' gaia"); out != "true 0\n" {
 		t.Errorf("afterwards the container is %s", out)
