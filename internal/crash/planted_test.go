@@ -92,7 +92,7 @@ var bugs = []planted{
 		replaceable: func(r job.Replaceable) job.Replaceable { return forgetful{r} },
 	},
 	{
-		name: "a swap has no journal", verb: "restore in place", how: before, breaks: "I6", at: regexp.MustCompile(`^rename home/.eddy/restore-.* -> home/data`),
+		name: "a swap has no journal", verb: "restore in place", how: before, breaks: "I5", at: regexp.MustCompile(`^rename home/.eddy/restore-.* -> home/data`),
 		effect: skip("rename home/.eddy/.swap.json"),
 	},
 	{
@@ -176,7 +176,11 @@ func (h *hasty) Put(ctx context.Context, r uploader.PutRequest) (uploader.Object
 		h.body = append(h.body, b...)
 	}
 	h.key = r.Key
-	return h.Stat(ctx, r.Key)
+	o, err := h.Stat(ctx, r.Key)
+	if err == nil {
+		err = r.Stored(o)
+	}
+	return o, err
 }
 
 func (h *hasty) Stat(ctx context.Context, key string) (uploader.Object, error) {
