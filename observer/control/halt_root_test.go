@@ -132,7 +132,7 @@ func TestSystemdHalts(t *testing.T) {
 		a := m.install(t, RightsPolkit)
 		m.condition(t, a)
 		m.swap(t)
-		m.run(t, "systemctl", "kill", "--signal=KILL", haltedUnit)
+		m.run(t, "systemctl", "kill", "--kill-who=main", "--signal=KILL", haltedUnit)
 		eventually(t, 10*time.Second, "Restart= does not start it", func() bool { return m.show(t, haltedUnit, "ActiveState") == "inactive" })
 		m.restores(t, a, "halt")
 		m.staysDown(t, 1)
