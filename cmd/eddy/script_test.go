@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -56,7 +57,10 @@ func (c *chain) validator() node.Home { return c.homes[0] }
 
 func (c *chain) start() error {
 	c.once.Do(func() {
-		c.homes, c.err = node.Testnet(c.dir, node.TestnetOptions{Validators: 1, Observers: observers, ChainID: cmp.Or(c.id, "script-1"), Commit: 500 * time.Millisecond})
+		// An observer's ports are chosen now and used minutes later. On an address of
+		// its own nobody else, other tests included, takes them until then.
+		host := fmt.Sprintf("127.%d.%d.%d", rand.IntN(256), rand.IntN(256), 2+rand.IntN(250))
+		c.homes, c.err = node.Testnet(c.dir, node.TestnetOptions{Validators: 1, Observers: observers, ChainID: cmp.Or(c.id, "script-1"), Commit: 500 * time.Millisecond, Host: host})
 		if c.err != nil {
 			return
 		}
@@ -188,16 +192,28 @@ func statusOf(rpc string) (height int64, catchingUp bool, err error) {
 
 // caughtUp waits until a replica follows its chain block by block.
 func caughtUp(rpc, chain string) error {
+	var last error
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		tip, err := heightOf(chain)
 		if err != nil {
 			return err
 		}
-		if h, catching, err := statusOf(rpc); err == nil && !catching && h >= tip-1 {
+		h, catching, err := statusOf(rpc)
+		if err == nil && !catching && h >= tip-1 {
 			return nil
 		}
+		last = fmt.Errorf("at height %d of %d, catching up: %v, error: %v", h, tip, catching, err)
 	}
-	return fmt.Errorf("%s does not catch up", rpc)
+	return fmt.Errorf("%s does not catch up: %w", rpc, last)
+}
+
+// tail is the end of a log, for the message of a test that fails.
+func tail(log string) string {
+	b, err := os.ReadFile(log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-8192):])
 }
 
 func waitFor(rpc string, height int64) error {
@@ -282,7 +298,9 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			cmd, err := spawn(ts.MkAbs("node.log"), node...)
 			check(ts, err)
 			ts.Defer(func() { kill(cmd) })
-			check(ts, caughtUp(h.RPC, c.validator().RPC))
+			if err := caughtUp(h.RPC, c.validator().RPC); err != nil {
+				ts.Fatalf("%v\nthe replica: %s\nthe validator: %s", err, tail(ts.MkAbs("node.log")), tail(filepath.Join(c.dir, "validator.log")))
+			}
 		},
 		// caught-up: the replica follows its chain block by block.
 		"caught-up": func(ts *testscript.TestScript, _ bool, _ []string) {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,6 +29,7 @@ type Options struct {
 	Observer bool   // hide it: see hide
 	Peers    []string
 	Genesis  string // a genesis file to copy; "": this node is the only validator of a new chain
+	Host     string // address to listen on; "": 127.0.0.1
 	P2PPort  int    // 0: a free one
 	RPCPort  int    // 0: a free one
 	Commit   time.Duration
@@ -90,7 +92,8 @@ func newConfig(o Options) (*cfg.Config, error) {
 	if c.Moniker == "" {
 		c.Moniker = filepath.Base(o.Home)
 	}
-	ports, err := freePorts(2)
+	host := cmp.Or(o.Host, "127.0.0.1")
+	ports, err := freePorts(host, 2)
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +102,8 @@ func newConfig(o Options) (*cfg.Config, error) {
 			ports[i] = p
 		}
 	}
-	c.P2P.ListenAddress = fmt.Sprintf("tcp://127.0.0.1:%d", ports[0])
-	c.RPC.ListenAddress = fmt.Sprintf("tcp://127.0.0.1:%d", ports[1])
+	c.P2P.ListenAddress = fmt.Sprintf("tcp://%s:%d", host, ports[0])
+	c.RPC.ListenAddress = fmt.Sprintf("tcp://%s:%d", host, ports[1])
 	c.RPC.PprofListenAddress = ""
 	c.P2P.PersistentPeers = strings.Join(o.Peers, ",")
 	c.P2P.AllowDuplicateIP = true // a whole chain on one loopback
@@ -163,6 +166,7 @@ type TestnetOptions struct {
 	ChainID, Engine       string
 	Commit                time.Duration // pause between blocks; 0: 300 ms
 	Load                  bool
+	Host                  string // "": 127.0.0.1
 }
 
 // Testnet writes the homes of a chain below dir, validators first. Validators
@@ -180,7 +184,7 @@ func Testnet(dir string, o TestnetOptions) ([]Home, error) {
 			name = fmt.Sprintf("observer-%d", i-o.Validators)
 		}
 		h, err := Init(Options{
-			Home: filepath.Join(dir, name), ChainID: o.ChainID, Engine: o.Engine, Observer: observer, Commit: o.Commit, Load: o.Load,
+			Home: filepath.Join(dir, name), ChainID: o.ChainID, Engine: o.Engine, Observer: observer, Commit: o.Commit, Load: o.Load, Host: o.Host,
 		})
 		if err != nil {
 			return nil, err
@@ -229,11 +233,11 @@ func readConfig(home string) (*cfg.Config, error) {
 	return c, c.ValidateBasic()
 }
 
-// freePorts finds ports of loopback that nobody uses now.
-func freePorts(n int) ([]int, error) {
+// freePorts finds ports of a local address that nobody uses now.
+func freePorts(host string, n int) ([]int, error) {
 	var ports []int
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			return nil, err
 		}
