@@ -21,6 +21,31 @@ var ErrBehind = errors.New("it has not caught up")
 // what it should, and must not be sent.
 var ErrUnsound = errors.New("the dump is not sound")
 
+// ErrDown is in the chain of what Hold and its release return while the replica
+// stands still because of them: it could not be started again, and whoever guards
+// the hold goes on trying.
+var ErrDown = errors.New("the replica stands still")
+
+// ErrStopping is in the chain of what Hold returns of a replica that was told to
+// stop, has not, and may yet; whoever guards the hold starts it then.
+var ErrStopping = errors.New("the replica may stop yet")
+
+// ErrLost is in the chain of what Capture and release return of a hold that ended
+// before its time: its guard has started the replica, and what was captured is
+// worthless.
+var ErrLost = errors.New("the hold was lost")
+
+// Mark makes err one that errors.Is knows by as, too, with its text as it is.
+func Mark(as, err error) error { return marked{err, as} }
+
+type marked struct {
+	error
+	as error
+}
+
+func (m marked) Is(target error) bool { return target == m.as }
+func (m marked) Unwrap() error        { return m.error }
+
 // Position is a point of a replicated history.
 type Position struct {
 	Kind        string        `json:"kind"`        // "cometbft", ...
@@ -138,7 +163,10 @@ type Holder interface {
 	Prepare(ctx context.Context, st *snapshot.Stage) error
 	// Hold stops the replica and proves that it is down. release starts it again;
 	// it may be called more than once, is not stopped by a cancelled context, and
-	// must be called on every path.
+	// must be called on every path. After an error of either the replica runs, or
+	// is none of the hold's business any more, but for ErrDown and ErrStopping. A
+	// release that has said ErrDown tells, when it is called again, whether the
+	// replica runs by now.
 	Hold(ctx context.Context, st *snapshot.Stage) (release func(context.Context) error, err error)
 	// Rejoined waits until the replica has caught up beyond before and counts again.
 	Rejoined(ctx context.Context, before State) error

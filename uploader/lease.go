@@ -85,6 +85,7 @@ type Lease struct {
 	o    LeaseOptions
 	stop context.CancelFunc
 	done chan struct{} // closed when nobody renews any more
+	told bool          // that it is lost; of whoever renews
 
 	mu      sync.Mutex // held while it is renewed
 	etag    string
@@ -99,17 +100,40 @@ func (c *Catalog) Lease(ctx context.Context, o LeaseOptions) (*Lease, error) {
 	if o.TTL == 0 {
 		o.TTL = leaseTTL
 	}
-	l := &Lease{c: c, o: o, done: make(chan struct{})}
+	l := &Lease{c: c, o: o}
 	if err := l.take(ctx); err != nil {
 		return nil, err
 	}
-	kctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	l.stop = stop
-	go func() {
-		defer close(l.done)
-		l.keep(kctx)
-	}()
+	l.renews(ctx, l.keep)
 	return l, nil
+}
+
+// renews begins the renewing: Rest and Release end it, ctx does not.
+func (l *Lease) renews(ctx context.Context, keep func(context.Context)) {
+	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	l.done = done
+	go func() {
+		defer close(done)
+		keep(ctx)
+	}()
+}
+
+// Rest ends the renewing: when it returns nothing is under way, and nothing more is
+// asked of the store until Resume. Who does not come back within the TTL leaves the
+// lease for the taking, and needs do no more to give it up.
+func (l *Lease) Rest() {
+	l.stop()
+	<-l.done
+}
+
+// Resume renews the lease at once, and goes on with it. It is called after Rest.
+func (l *Lease) Resume(ctx context.Context) {
+	l.renews(ctx, func(ctx context.Context) {
+		if l.check(ctx) {
+			l.keep(ctx)
+		}
+	})
 }
 
 // take returns when the lease is ours.
@@ -254,14 +278,23 @@ func (l *Lease) keep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		err := l.Check(ctx)
-		if errors.Is(err, ErrLeaseLost) && ctx.Err() == nil {
-			if l.o.Lost != nil {
-				l.o.Lost(err)
-			}
+		if !l.check(ctx) {
 			return
 		}
 	}
+}
+
+// check renews the lease, and tells of its loss, once. false: there is none.
+func (l *Lease) check(ctx context.Context) bool {
+	err := l.Check(ctx)
+	if !errors.Is(err, ErrLeaseLost) {
+		return true
+	}
+	if !l.told && ctx.Err() == nil && l.o.Lost != nil {
+		l.told = true
+		l.o.Lost(err)
+	}
+	return false
 }
 
 // Check renews the lease now. nil means that it was ours a moment ago and nobody
@@ -275,9 +308,12 @@ func (l *Lease) Check(ctx context.Context) error {
 	}
 	// No longer than it is surely ours, but for one attempt: a process that was
 	// stopped for minutes may still find that nobody has taken it.
-	ctx, cancel := context.WithTimeout(ctx, max(time.Until(l.renewed.Add(l.o.TTL)), l.o.TTL/3))
+	within, cancel := context.WithTimeout(ctx, max(time.Until(l.renewed.Add(l.o.TTL)), l.o.TTL/3))
 	defer cancel()
-	err := l.again(ctx, func(etag string) error { return l.put(ctx, etag) })
+	err := l.again(within, func(etag string) error { return l.put(within, etag) })
+	if err != nil && !errors.Is(err, ErrLeaseLost) && ctx.Err() != nil {
+		return err // we were called off, which says nothing of the lease
+	}
 	if err != nil && !errors.Is(err, ErrLeaseLost) && time.Since(l.renewed) >= l.o.TTL {
 		err = fmt.Errorf("%w: it could not be renewed for %s: %w", ErrLeaseLost, l.o.TTL, err)
 	}

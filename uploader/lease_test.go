@@ -148,6 +148,50 @@ func TestALeaseOutlivesAShortSilence(t *testing.T) {
 	})
 }
 
+// A lease at rest asks nothing of the store. Who comes back finds it his own,
+// unless somebody has taken it meanwhile, which is told.
+func TestALeaseRests(t *testing.T) {
+	for _, taken := range []bool{false, true} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			c := NewCatalog(newFileStore(dir), "gaia")
+			lost := make(chan error, 2)
+			l := mustLease(t, c, LeaseOptions{Nonce: "a", Lost: func(err error) { lost <- err }})
+			time.Sleep(leaseTTL)
+			l.Rest()
+			_, at, err := l.look(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * leaseTTL)
+			if _, o, err := l.look(t.Context()); err != nil || o.ETag != at.ETag {
+				t.Errorf("renewed at rest: %v", err)
+			}
+			if taken {
+				other := mustLease(t, c, LeaseOptions{Nonce: "b"})
+				defer release(t, other)
+			}
+			l.Resume(t.Context())
+			synctest.Wait()
+			if _, o, err := l.look(t.Context()); err != nil || !taken && o.ETag == at.ETag {
+				t.Errorf("not renewed at once: %v", err)
+			}
+			if taken != (len(lost) == 1) {
+				t.Errorf("taken %t, told of %d losses", taken, len(lost))
+			}
+			l.Rest()
+			l.Resume(t.Context())
+			synctest.Wait()
+			if taken != (len(lost) == 1) {
+				t.Error("told twice")
+			}
+			if err := l.Release(t.Context()); errors.Is(err, ErrLeaseLost) != taken || err != nil && !taken {
+				t.Errorf("released: %v", err)
+			}
+		})
+	}
+}
+
 // silenced is a store that may be out of reach.
 type silenced struct {
 	Store

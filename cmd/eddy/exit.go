@@ -53,8 +53,8 @@ const (
 func (v verdict) word() string { return [...]string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}[v] }
 
 // exitCode maps an error to the code that scripts rely on. An interruption wins
-// over whatever it caused; among the others the first sentinel found in this
-// order stands.
+// over whatever it caused, but not over a node that stands still; among the others
+// the first sentinel found in this order stands.
 func exitCode(ctx context.Context, err error) int {
 	var child childExit
 	var check verdict
@@ -66,6 +66,8 @@ func exitCode(ctx context.Context, err error) int {
 		return int(child)
 	case errors.As(err, &check):
 		return int(check)
+	case errors.Is(err, observer.ErrDown):
+		return exitFailed
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &conf), errors.Is(err, errUsage):

@@ -15,6 +15,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/snapshot"
 )
@@ -158,8 +159,9 @@ const (
 )
 
 // ended tells what became of a run. A run that did not begin because another was
-// at work is not told: that one tells of its own end. One that was skipped is
-// neither good nor bad, and the switch will notice when there are too many.
+// at work is not told: that one tells of its own end, unless nobody is at work but
+// the guard of a node that does not start. One that was skipped is neither good nor
+// bad, and the switch will notice when there are too many.
 func (t *teller) ended(ctx context.Context, sum job.Summary, err error) {
 	limit := tellTime
 	if ctx.Err() != nil {
@@ -172,7 +174,7 @@ func (t *teller) ended(ctx context.Context, sum job.Summary, err error) {
 	t.begun = false
 	t.metrics(ctx, true)
 	switch {
-	case errors.Is(err, fsx.ErrLocked) && !begun, err == nil && sum.Outcome == "skipped":
+	case errors.Is(err, fsx.ErrLocked) && !errors.Is(err, observer.ErrDown) && !begun, err == nil && sum.Outcome == "skipped":
 	case err == nil, errors.Is(err, job.ErrWarnings):
 		text := sum.Line()
 		for _, w := range sum.Warnings {

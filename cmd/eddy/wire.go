@@ -134,7 +134,7 @@ func (r *replica) Recover(ctx context.Context) (bool, error) {
 		return did != "", err
 	}
 	acted, err := r.control.Recover(ctx)
-	return acted || did != "", err
+	return acted || did != "", cometbft.HoldError(err)
 }
 
 func (r *replica) Facts(ctx context.Context) (job.Facts, error) {
@@ -163,6 +163,7 @@ func (a *app) newBackup(ctx context.Context, c *config.Config, t *teller, label 
 		CopyFallback: c.Stage.Fallback == "copy",
 		WhenBehind:   job.WhenBehind{Wait: c.Backup.WhenBehind.Wait(), Skip: c.Backup.WhenBehind.Skip()},
 		WhenBusy:     job.WhenBehind{Wait: c.Backup.WhenBusy.Wait(), Skip: c.Backup.WhenBusy.Skip()},
+		HoldDeadline: c.Replica.Control.Deadline.D(),
 		Level:        c.Backup.Level, VolumeSize: c.Backup.VolumeSize.Bytes(),
 		Events: a.ui, Watch: t, Reason: reason, Now: time.Now,
 	}, nil

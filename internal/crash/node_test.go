@@ -337,8 +337,10 @@ type hold struct {
 	guard *time.Timer
 }
 
-// deadline of a hold.
-const deadline = 10 * time.Minute
+const (
+	deadline = 10 * time.Minute // of a hold
+	stopTime = 3 * time.Minute  // that the node takes: longer than a lease lasts
+)
 
 func (r *replica) Hold(_ context.Context, st *snapshot.Stage) (func(context.Context) error, error) {
 	w := r.w
@@ -356,9 +358,12 @@ func (r *replica) Hold(_ context.Context, st *snapshot.Stage) (func(context.Cont
 	h.guard = time.AfterFunc(deadline, func() { w.guardActs() })
 	w.node.hold = h
 	err = r.im.do("node", "stop", nil, func() error { w.node.halt(); return nil })
+	if !w.node.running {
+		time.Sleep(stopTime)
+	}
 	release := func(context.Context) error {
 		if err := r.im.do("node", "start", nil, func() error { w.node.run(); return nil }); err != nil && !w.node.running {
-			return err // the guard goes on trying
+			return fmt.Errorf("%w: %w", observer.ErrDown, err) // the guard goes on trying
 		}
 		h.guard.Stop()
 		w.node.hold = nil

@@ -67,9 +67,15 @@ type Backup struct {
 	Room func(dir string) (free, size int64, err error)
 	Now  func() time.Time
 
+	// HoldDeadline is how long a hold may last in all, as its guard has it; 0: ten
+	// minutes.
+	HoldDeadline time.Duration
+
 	roomEvery time.Duration // 0: the default; less in tests
 
-	caps     uploader.Caps // of the store, once steer has asked
+	caps     uploader.Caps   // of the store, once steer has asked
+	leased   *uploader.Lease // once lease has taken it
+	still    bool            // the replica stands still, or may: the bucket is not to be asked for anything
 	mu       sync.Mutex
 	warnings []string
 }
@@ -90,8 +96,9 @@ func (b *Backup) phase(id, phase, format string, args ...any) {
 }
 
 // Run makes the backup and returns when it is READY and the replica has been
-// seen to follow the chain again. Whatever it returns, the replica runs or its
-// hold journal says that it must be started. ErrWarnings means that the backup
+// seen to follow the chain again. Whatever it returns, the replica runs or whoever
+// guards the hold goes on trying to start it; the bucket then hears no more of this
+// run, and what it has there ends by itself. ErrWarnings means that the backup
 // is READY but something needs attention. The summary has an Outcome when there
 // is one, and is for the caller to show.
 func (b *Backup) Run(ctx context.Context) (Summary, error) {
@@ -367,35 +374,6 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 	return b.Workdir.enter(st, stateSealed)
 }
 
-// hold stops the replica, captures, and starts it again on every path, a panic
-// in the capture included.
-func (b *Backup) hold(ctx context.Context, st *State, stage *snapshot.Stage, sum *Summary) (err error) {
-	b.phase(st.ID, "hold", "holding the node still")
-	stopAt := time.Now()
-	release, err := b.Replica.Hold(ctx, stage)
-	if err != nil {
-		return err
-	}
-	stopped := time.Now()
-	defer func() {
-		captured := time.Now()
-		rerr := release(context.WithoutCancel(ctx))
-		ended := time.Now()
-		sum.StopSeconds = stopped.Sub(stopAt).Seconds()
-		sum.StageSeconds = captured.Sub(stopped).Seconds()
-		sum.StartSeconds = ended.Sub(captured).Seconds()
-		sum.HeldSeconds = ended.Sub(stopAt).Seconds()
-		sum.heldAt, sum.releasedAt = stopAt.UTC(), ended.UTC()
-		if rerr != nil {
-			err = errors.Join(err, mark(ErrStart, fmt.Errorf("start the node again: %w", rerr)))
-		}
-	}()
-	if err := b.Replica.Capture(ctx, stage); err != nil {
-		return mark(ErrStage, fmt.Errorf("capture: %w", err))
-	}
-	return nil
-}
-
 // draft reads the position of a sealed stage and makes of it an attempt, which
 // from then on survives this run.
 func (b *Backup) draft(ctx context.Context, st *State, stage *snapshot.Stage, before observer.State, sum *Summary) (*sender, error) {
@@ -433,13 +411,17 @@ func (b *Backup) send(ctx context.Context, s *sender, before observer.State) (er
 }
 
 // abandon takes back a run of which nothing is sent: stage and run record. It
-// reports its own troubles as warnings: they never replace the cause.
+// reports its own troubles as warnings: they never replace the cause. With the
+// replica down the run record stays, and lapses.
 func (b *Backup) abandon(ctx context.Context, stage *snapshot.Stage, id string, cause error) error {
 	ctx, cancel := noteTo(ctx, 20*time.Second)
 	defer cancel()
 	var errs []error
 	if stage != nil {
 		errs = append(errs, stage.Remove())
+	}
+	if b.still {
+		return errors.Join(append(errs, b.Workdir.leave())...)
 	}
 	if ferr := b.Catalog.FailRun(ctx, id, cause); ferr != nil {
 		b.Events.Emit(Warning{Text: "the failure could not be noted in the bucket: " + ferr.Error()})

@@ -9,6 +9,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/observer"
 )
 
 // Schedule tells when the next run is due; netresearch/go-cron's schedules fit.
@@ -99,7 +100,7 @@ func (d *Daemon) first(last Last) (due, missed time.Time) {
 
 func (d *Daemon) once(ctx context.Context) (failed bool) {
 	err := d.Backup(ctx)
-	if errors.Is(err, fsx.ErrLocked) {
+	if errors.Is(err, fsx.ErrLocked) && !errors.Is(err, observer.ErrDown) {
 		d.say("skipped", "skipped: %v", err)
 		return false
 	}

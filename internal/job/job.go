@@ -22,6 +22,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer"
 )
 
 var (
@@ -36,16 +37,8 @@ var (
 	ErrStart = errors.New("the node was not started again")
 )
 
-// marked is an error that is known by a sentinel which its text does not repeat.
-type marked struct {
-	error
-	as error
-}
-
-func (m marked) Is(target error) bool { return target == m.as }
-func (m marked) Unwrap() error        { return m.error }
-
-func mark(as, err error) error { return marked{err, as} }
+// mark makes err one that is known by a sentinel which its text does not repeat.
+func mark(as, err error) error { return observer.Mark(as, err) }
 
 // Watcher hears of runs, to tell others. Its methods may take as long as they
 // need: they are called only while no node is held. What they cannot do they say

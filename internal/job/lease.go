@@ -36,7 +36,8 @@ func (w Workdir) leaseNonce() (string, error) {
 func (w Workdir) forgetLease() error { return w.remove(leaseFile) }
 
 // lease takes the cluster's lease for this backup. Losing it later is a warning:
-// the backup has a name of its own. letGo gives it back.
+// the backup has a name of its own. letGo gives it back, but not while the replica
+// stands still: it then ends by itself, and the next run knows it as its own.
 func (b *Backup) lease(ctx context.Context) (letGo func(), err error) {
 	nonce, err := b.Workdir.leaseNonce()
 	if err != nil {
@@ -52,7 +53,12 @@ func (b *Backup) lease(ctx context.Context) (letGo func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	b.leased = l
 	return func() {
+		if b.still {
+			l.Rest()
+			return
+		}
 		ctx, cancel := noteTo(ctx, 20*time.Second)
 		defer cancel()
 		err := l.Release(ctx)

@@ -72,7 +72,7 @@ func (r *Replica) Prepare(ctx context.Context, st *snapshot.Stage) error {
 }
 
 // errLost: what was captured is worthless.
-var errLost = errors.New("the hold was lost: its guard started the node before the capture was done")
+var errLost = fmt.Errorf("%w: its guard started the node before the capture was done", observer.ErrLost)
 
 // Capture implements observer.Replica. It ends when the hold is lost: the locks
 // that it has on the databases would keep the node from starting.
@@ -129,18 +129,29 @@ func (r *Replica) Hold(ctx context.Context, st *snapshot.Stage) (func(context.Co
 		Down: down,
 	})
 	if err != nil {
-		return nil, err
+		return nil, HoldError(err)
 	}
 	r.hold = h
 	return func(ctx context.Context) error {
 		if err := h.Release(ctx); err != nil {
-			return err
+			return HoldError(err)
 		}
 		if isLost(h) {
 			return errLost
 		}
 		return nil
 	}, nil
+}
+
+// HoldError is an error of package control with what observers know it by.
+func HoldError(err error) error {
+	switch {
+	case errors.Is(err, control.ErrDown):
+		return observer.Mark(observer.ErrDown, err)
+	case errors.Is(err, control.ErrStopping):
+		return observer.Mark(observer.ErrStopping, err)
+	}
+	return err
 }
 
 func hostPort(u *url.URL) string {

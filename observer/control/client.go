@@ -94,9 +94,14 @@ func (c *supervised) Hold(ctx context.Context, r Request) (Hold, error) {
 	if err != nil {
 		l.conn.Close()
 		var no *refusal
-		if !errors.As(err, &no) {
+		switch {
+		case !errors.As(err, &no):
 			// We do not know how far it came; closing the connection took it back.
 			err = join(err, c.awaitRunning(ctx, r.Timeout+answerTimeout))
+		case errors.Is(err, ErrKilled): // it is being started
+			err = join(err, c.awaitRunning(ctx, answerTimeout))
+		case errors.Is(err, ErrStopTimeout):
+			err = join(err, ErrStopping)
 		}
 		return nil, fmt.Errorf("%s: hold: %w", c, err)
 	}
@@ -148,7 +153,7 @@ func (c *supervised) awaitRunning(ctx context.Context, d time.Duration) error {
 			err = fmt.Errorf("the node is %s", st.State)
 		}
 		if sleep(ctx, pollEvery) != nil {
-			return hint.Add(fmt.Errorf("the node was not seen to run again within %s: %w", d, err),
+			return hint.Add(fmt.Errorf("%w again within %s: %w", ErrDown, d, err),
 				"start the service or the container that has `eddy supervise` in it: it starts the node")
 		}
 	}

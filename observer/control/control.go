@@ -47,6 +47,15 @@ const (
 	DefaultDeadline = 10 * time.Minute
 )
 
+// ErrDown is in the chain of what Hold, Release and Recover return while the node
+// stands still because of a hold, or may: it was not seen to run again, and its
+// guard, or supervise, goes on trying.
+var ErrDown = errors.New("the node is not seen to run")
+
+// ErrStopping is in the chain of what Hold returns of a node that was told to stop
+// and has not: it may yet, and is then started again.
+var ErrStopping = errors.New("if it ends yet, it is started again")
+
 // Status is what the node's manager says of it.
 type Status struct {
 	Running bool   `json:"running"`
@@ -92,7 +101,8 @@ func (r Request) withDefaults() (Request, error) {
 // Hold is a node standing still.
 type Hold interface {
 	// Release starts the node and returns when its manager says that it runs. It
-	// may be called more than once. It ignores the cancellation of ctx.
+	// may be called more than once: after ErrDown it tells whether the node runs by
+	// now. It ignores the cancellation of ctx.
 	Release(ctx context.Context) error
 	// Lost is closed when the hold ended without Release: deadline passed, guard
 	// acted, connection dropped. What was captured must be discarded.
@@ -103,7 +113,8 @@ type Hold interface {
 type Control interface {
 	// Status asks the manager. Read-only.
 	Status(ctx context.Context) (Status, error)
-	// Hold stops the node. On an error the node was not stopped, or runs again.
+	// Hold stops the node. On an error the node was not stopped, or runs again, but
+	// for ErrDown and ErrStopping.
 	Hold(ctx context.Context, r Request) (Hold, error)
 	// Recover acts on a hold journal that a dead eddy left: it takes the lock,
 	// and starts the node where the journal says that eddy stopped it. It

@@ -303,6 +303,9 @@ func TestExecStopsThatGoWrong(t *testing.T) {
 					t.Fatalf("hold: %v, want %v", err, tc.want)
 				}
 				t.Logf("%v\n hint: %s", err, hint.Of(err))
+				if errors.Is(err, ErrStopping) != (tc.want != ErrKilled) || errors.Is(err, ErrDown) {
+					t.Errorf("of the node it says: %v", err)
+				}
 			}
 			if tc.want == ErrStopTimeout {
 				if _, err := e.Hold(ctxOf(t), Request{}); !errors.Is(err, ErrHeld) {
@@ -460,10 +463,16 @@ func TestExecStartThatFails(t *testing.T) {
 	}
 	h.write("start-fails", "resource temporarily unavailable")
 	err = hold.Release(ctx)
-	if err == nil || !strings.Contains(err.Error(), "the guard goes on trying") {
+	if !errors.Is(err, ErrDown) || !strings.Contains(err.Error(), "the guard goes on trying") {
 		t.Fatalf("release: %v", err)
 	}
 	t.Logf("%v\n hint: %s", err, hint.Of(err))
+	if err := hold.Release(ctx); !errors.Is(err, ErrDown) {
+		t.Fatalf("second release, while it stands still: %v", err)
+	}
+	if _, err := e.Recover(ctx); !errors.Is(err, ErrDown) || !errors.Is(err, ErrHeld) {
+		t.Fatalf("recover while the guard tries: %v", err)
+	}
 	if err := os.Remove(h.path("start-fails")); err != nil {
 		t.Fatal(err)
 	}
@@ -475,6 +484,26 @@ func TestExecStartThatFails(t *testing.T) {
 	if _, err := e.Recover(ctx); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A stop that went wrong, and then a start that fails: what matters is said, too.
+func TestExecKilledAndNotStarted(t *testing.T) {
+	t.Parallel()
+	h, c := execNode(t)
+	c.StartTimeout = 700 * slower * time.Millisecond
+	h.write("mode", "kill")
+	h.write("start-fails", "resource temporarily unavailable")
+	_, err := mustExec(t, c).Hold(ctxOf(t), Request{})
+	if !errors.Is(err, ErrKilled) || !errors.Is(err, ErrDown) {
+		t.Errorf("hold: %v", err)
+	}
+	for _, f := range []string{"mode", "start-fails"} {
+		if err := os.Remove(h.path(f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, 5*time.Second, "the guard starts it", func() bool { return h.starts() == 2 })
+	closed(t, c)
 }
 
 // The start that eddy began is seen through by its guard, never doubled, also

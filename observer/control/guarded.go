@@ -218,7 +218,7 @@ func (h *guardedHold) Lost() <-chan struct{} { return h.lost }
 func (h *guardedHold) lose() { h.lostOnce.Do(func() { close(h.lost) }) }
 
 // stop stops the node and proves it. On an error the node runs, or h's guard
-// watches over it, and h is over.
+// watches over it (ErrDown, ErrStopping), and h is over.
 func (h *guardedHold) stop(ctx context.Context, r Request, began time.Time) error {
 	n := h.node
 	if err := h.guard.send(guardMsg{Op: gStopping}); err != nil {
@@ -235,14 +235,14 @@ func (h *guardedHold) stop(ctx context.Context, r Request, began time.Time) erro
 	st, failed, err := n.stop(ctx, within, r.Timeout)
 	switch {
 	case errors.Is(err, ErrStopTimeout):
-		return join(err, h.abandon(h.e.linger))
+		return join(err, ErrStopping, h.abandon(h.e.linger))
 	case err != nil:
 		return join(err, h.Release(ctx))
 	}
 	switch {
 	case st != stopped && st != dead:
 		// It may have been asked all the same, so it is watched for a while.
-		return join(fmt.Errorf("stop: %w", failed), h.abandon(r.Timeout))
+		return join(fmt.Errorf("stop: %w", failed), ErrStopping, h.abandon(r.Timeout))
 	case failed != nil:
 		return join(hint.Add(fmt.Errorf("%w: stop: %w", ErrKilled, failed), taintedHint), h.Release(ctx))
 	case st == dead:
@@ -360,7 +360,7 @@ func (h *guardedHold) Release(ctx context.Context) error {
 		if h.guard.send(guardMsg{Op: gHandover}) != nil {
 			next = "its guard is dead, the next eddy backup tries again"
 		}
-		h.ends = fmt.Errorf("%s: release: %w (%s)", h.e, gone, next)
+		h.ends = fmt.Errorf("%s: release: %w: %w (%s)", h.e, ErrDown, gone, next)
 		return join(h.ends, h.finish(h.lock.Close, 0))
 	}
 	err := removeRecord(n.Dir)
@@ -405,6 +405,9 @@ func (e *guarded) Recover(ctx context.Context) (acted bool, err error) {
 	}
 	lock, err := e.lockOfTheDying(ctx)
 	if err != nil {
+		if st, _, _ := e.node.status(ctx); errors.Is(err, ErrHeld) && st != running {
+			err = fmt.Errorf("%w: %w", ErrDown, err)
+		}
 		return false, fmt.Errorf("%s: recover: %w", e, err)
 	}
 	acted, err = e.recover(ctx)

@@ -211,6 +211,9 @@ func TestSuperviseStopsThatGoWrong(t *testing.T) {
 			if err != nil {
 				t.Logf("%v\n hint: %s", err, hint.Of(err))
 			}
+			if errors.Is(err, ErrStopping) != (tc.want == ErrStopTimeout) || errors.Is(err, ErrDown) {
+				t.Errorf("of the node it says: %v", err)
+			}
 			if tc.want == ErrKilled || tc.want == nil {
 				if hold != nil {
 					if err := hold.Release(ctxOf(t)); err != nil {
