@@ -172,7 +172,7 @@ func (v *Volume) again(ctx context.Context, f framePlan, id string) ([]byte, err
 		return nil, err
 	}
 	if v.redone == nil {
-		enc, err := v.encoder()
+		enc, err := v.plan.newEncoder()
 		if err != nil {
 			return nil, err
 		}

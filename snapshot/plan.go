@@ -16,6 +16,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // The cuts of format 1. They decide which bytes share a frame, and so what an
@@ -68,6 +70,8 @@ type Plan struct {
 	pull   func() (framePlan, error, bool)
 	stop   func()
 	last   *Volume
+
+	encoders []*zstd.Encoder
 }
 
 // volumeSize is what the first pass learned of a volume.

@@ -167,8 +167,8 @@ func (v *Volume) pipeline(ctx context.Context, g *errgroup.Group, c *collector) 
 		defer close(order)
 		return v.readAll(ctx, first, free, todo, order)
 	})
-	for range n {
-		enc, err := v.encoder()
+	for i := range n {
+		enc, err := v.plan.encoder(i)
 		if err != nil {
 			return err
 		}
@@ -200,9 +200,22 @@ func (v *Volume) pipeline(ctx context.Context, g *errgroup.Group, c *collector) 
 	return c.finish()
 }
 
-func (v *Volume) encoder() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(v.plan.o.Level)),
+func (p *Plan) newEncoder() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(p.o.Level)),
 		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
+}
+
+// encoder is the pipeline's i-th. It is kept from volume to volume, of which one is
+// made at a time: an encoder has ten megabytes of its own.
+func (p *Plan) encoder(i int) (*zstd.Encoder, error) {
+	if i == len(p.encoders) {
+		enc, err := p.newEncoder()
+		if err != nil {
+			return nil, err
+		}
+		p.encoders = append(p.encoders, enc)
+	}
+	return p.encoders[i], nil
 }
 
 // frame is the i-th frame of the volume, before its bytes. It is called once for

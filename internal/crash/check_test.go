@@ -5,10 +5,10 @@ package crash
 import (
 	"archive/tar"
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"maps"
@@ -131,7 +131,7 @@ func unpack(r io.Reader) (content, error) {
 		if bytes.Contains(b, []byte(secret)) {
 			return nil, fmt.Errorf("%s holds key material (I5)", h.Name)
 		}
-		got[h.Name] = sha256.Sum256(b)
+		got[h.Name] = maphash.Bytes(hashing, b)
 	}
 }
 

@@ -4,10 +4,11 @@ package crash
 
 import (
 	"context"
-	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -25,7 +26,9 @@ import (
 
 // content is the files of a home that belong into a backup, by name, and their
 // hashes.
-type content map[string][sha256.Size]byte
+type content map[string]uint64
+
+var hashing = maphash.MakeSeed()
 
 // node is a chain's node: files that change while it runs. What it writes itself
 // is no effect of eddy's, and survives every crash.
@@ -75,8 +78,8 @@ func (n *node) write(name string, b []byte) {
 // table writes a file that is never written again.
 func (n *node) table(db string, size int) {
 	b := make([]byte, size)
-	for i := range b {
-		b[i] = byte(n.chance.Uint32())
+	for i := 0; i < len(b); i += 8 {
+		copy(b[i:], binary.LittleEndian.AppendUint64(nil, n.chance.Uint64()))
 	}
 	n.next++
 	n.write(fmt.Sprintf("data/%s/%06d.ldb", db, n.next), b)
@@ -168,7 +171,7 @@ func read(dir, prefix string, leave ...string) content {
 			return err
 		}
 		b, err := os.ReadFile(p)
-		c[filepath.Join(prefix, rel)] = sha256.Sum256(b)
+		c[filepath.Join(prefix, rel)] = maphash.Bytes(hashing, b)
 		return err
 	}))
 	return c

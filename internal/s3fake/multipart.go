@@ -24,6 +24,7 @@ type upload struct {
 
 type part struct {
 	data []byte
+	sum  [md5.Size]byte
 	etag string
 }
 
@@ -69,8 +70,9 @@ func (s *Server) uploadPart(h http.Header, r *request) *Reply {
 }
 
 func (u *upload) add(number int, data []byte) (etag string) {
-	etag = fmt.Sprintf(`"%x"`, md5.Sum(data))
-	u.parts[number] = part{data, etag}
+	sum := md5.Sum(data)
+	etag = fmt.Sprintf(`"%x"`, sum)
+	u.parts[number] = part{data, sum, etag}
 	return etag
 }
 
@@ -128,8 +130,7 @@ func (s *Server) complete(h http.Header, r *request) *Reply {
 		case s.Quirks.EqualParts && i < len(c.Parts)-1 && len(p.data) != len(u.parts[c.Parts[0].PartNumber].data):
 			return &Reply{http.StatusBadRequest, "InvalidPart"}
 		}
-		sum := md5.Sum(p.data)
-		data, sums = append(data, p.data...), append(sums, sum[:]...)
+		data, sums = append(data, p.data...), append(sums, p.sum[:]...)
 	}
 	o := &object{data: data, etag: fmt.Sprintf(`"%x-%d"`, md5.Sum(sums), len(c.Parts)), mime: u.mime, class: u.class, modified: time.Now()}
 	if known {
