@@ -1,18 +1,17 @@
 package cometbft
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/cometbft/engine"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -33,9 +32,9 @@ func (l Layout) Audit(ctx context.Context, st *snapshot.Stage) (unread []string,
 	}
 	// First the few files that say what there must be, then all that there is.
 	err = eachOf(ctx, st, dbs, func(a *audited, name string, e snapshot.Entry) error {
-		if _, ok := tableNumber(name); ok {
+		if _, ok := engine.TableNumber(name); ok {
 			a.tables++
-		} else if name == "CURRENT" || strings.HasPrefix(name, "MANIFEST-") || strings.HasPrefix(name, manifestMarker) {
+		} else if engine.NamesManifest(name) {
 			a.entries[name] = e
 		}
 		return nil
@@ -45,7 +44,7 @@ func (l Layout) Audit(ctx context.Context, st *snapshot.Stage) (unread []string,
 	}
 	for name, a := range dbs {
 		err := a.read(st)
-		if errors.Is(err, errManifestForm) {
+		if errors.Is(err, engine.ErrManifestForm) {
 			unread = append(unread, name+": "+err.Error())
 			delete(dbs, name)
 			continue
@@ -55,17 +54,17 @@ func (l Layout) Audit(ctx context.Context, st *snapshot.Stage) (unread []string,
 		}
 	}
 	err = eachOf(ctx, st, dbs, func(a *audited, name string, e snapshot.Entry) error {
-		num, ok := tableNumber(name)
+		num, ok := engine.TableNumber(name)
 		if !ok {
 			return nil
 		}
-		i, found := slices.BinarySearchFunc(a.want, table{num: num}, byNumber)
+		i, found := slices.BinarySearchFunc(a.want, engine.Table{Num: num}, engine.ByNumber)
 		switch {
 		case !found: // written after, or not yet deleted: the engine passes over it
-		case uint64(e.Size) != a.want[i].size:
-			return a.unsound(fmt.Errorf("%s has %d bytes, its MANIFEST says %d", name, e.Size, a.want[i].size))
+		case uint64(e.Size) != a.want[i].Size:
+			return a.unsound(fmt.Errorf("%s has %d bytes, its MANIFEST says %d", name, e.Size, a.want[i].Size))
 		default:
-			a.found.set(num, true)
+			a.found.Set(num, true)
 		}
 		return nil
 	})
@@ -74,8 +73,8 @@ func (l Layout) Audit(ctx context.Context, st *snapshot.Stage) (unread []string,
 	}
 	for _, a := range dbs {
 		for _, t := range a.want {
-			if !a.found.has(t.num) {
-				return nil, a.unsound(fmt.Errorf("its MANIFEST names table %06d, which is not there", t.num))
+			if !a.found.Has(t.Num) {
+				return nil, a.unsound(fmt.Errorf("its MANIFEST names table %06d, which is not there", t.Num))
 			}
 		}
 	}
@@ -83,15 +82,13 @@ func (l Layout) Audit(ctx context.Context, st *snapshot.Stage) (unread []string,
 	return unread, nil
 }
 
-const manifestMarker = "marker.manifest." // pebble: the rest is a number, a dot, and a name
-
 // audited is a database that is compared with its own list.
 type audited struct {
 	name    string
 	entries map[string]snapshot.Entry // CURRENT, marker, MANIFEST
 	tables  int
-	want    []table
-	found   numbers
+	want    []engine.Table
+	found   engine.Numbers
 }
 
 func (a *audited) unsound(err error) error {
@@ -101,7 +98,7 @@ func (a *audited) unsound(err error) error {
 
 // read reads the MANIFEST that is in force.
 func (a *audited) read(st *snapshot.Stage) error {
-	name, err := a.current(st)
+	name, err := engine.CurrentManifest(maps.Keys(a.entries), a.tables > 0, func(name string) (io.ReadCloser, error) { return st.Open(a.entries[name]) })
 	if err != nil || name == "" {
 		return err
 	}
@@ -114,45 +111,8 @@ func (a *audited) read(st *snapshot.Stage) error {
 		return err
 	}
 	defer f.Close()
-	a.want, err = readManifest(f)
+	a.want, err = engine.ReadManifest(f)
 	return err
-}
-
-// current is the name of the MANIFEST in force, "" of a database that has none
-// yet.
-func (a *audited) current(st *snapshot.Stage) (string, error) {
-	newest, name := uint64(0), ""
-	for have := range a.entries {
-		number, value, ok := strings.Cut(strings.TrimPrefix(have, manifestMarker), ".")
-		n, err := strconv.ParseUint(number, 10, 64)
-		if ok && err == nil && strings.HasPrefix(have, manifestMarker) && (name == "" || n > newest) {
-			newest, name = n, value
-		}
-	}
-	if name != "" {
-		return name, nil
-	}
-	e, ok := a.entries["CURRENT"]
-	if !ok {
-		if a.tables > 0 {
-			return "", errors.New("there is no CURRENT, and tables")
-		}
-		return "", nil
-	}
-	f, err := st.Open(e)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 100))
-	if err != nil {
-		return "", err
-	}
-	line, ok := bytes.CutSuffix(b, []byte("\n"))
-	if !ok || !bytes.HasPrefix(line, []byte("MANIFEST-")) {
-		return "", errors.New("its CURRENT names no MANIFEST")
-	}
-	return string(line), nil
 }
 
 // eachOf visits the files of databases in a stage.
@@ -173,15 +133,4 @@ func eachOf(ctx context.Context, st *snapshot.Stage, dbs map[string]*audited, vi
 		}
 	}
 	return nil
-}
-
-// tableNumber is the number of a table by its name.
-func tableNumber(name string) (uint64, bool) {
-	for _, ext := range []string{".ldb", ".sst"} {
-		if isTable(name, ext) {
-			n, err := strconv.ParseUint(strings.TrimSuffix(name, ext), 10, 64)
-			return n, err == nil
-		}
-	}
-	return 0, false
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/cometbft/engine"
 )
 
 // bigHome is a home whose databases have been written, overwritten, compacted and
@@ -54,32 +55,32 @@ func manifestOf(t testing.TB, dir string) string {
 
 // What the databases say of themselves is what there is.
 func TestAuditOfASoundDump(t *testing.T) {
-	for backend, engine := range backends() {
+	for backend, kind := range backends() {
 		home := bigHome(t, backend)
 		l := layoutOf(t, home, nil)
 		st := staged(t, l)
 		before := sums(t, st)
 		unread, err := l.Audit(t.Context(), st)
 		if err != nil || len(unread) != 0 {
-			t.Errorf("%s: %v, %v", engine, unread, err)
+			t.Errorf("%s: %v, %v", kind, unread, err)
 		}
 		if after := sums(t, st); len(before) != len(after) {
-			t.Errorf("%s: the stage had %d files, has %d", engine, len(before), len(after))
+			t.Errorf("%s: the stage had %d files, has %d", kind, len(before), len(after))
 		}
 		dir := filepath.Join(home, "data", "application.db")
 		f, err := os.Open(manifestOf(t, dir))
 		must(t, err)
 		defer f.Close()
-		got, err := readManifest(f)
+		got, err := engine.ReadManifest(f)
 		must(t, err)
-		if want := tablesOf(t, engine, dir); len(want) < 2 || !slices.Equal(got, want) {
-			t.Errorf("%s: the MANIFEST has %v, the engine %v", engine, got, want)
+		if want := tablesOf(t, kind, dir); len(want) < 2 || !slices.Equal(got, want) {
+			t.Errorf("%s: the MANIFEST has %v, the engine %v", kind, got, want)
 		}
 	}
 }
 
 // tablesOf asks the engine itself.
-func tablesOf(t testing.TB, e Engine, dir string) (out []table) {
+func tablesOf(t testing.TB, e Engine, dir string) (out []engine.Table) {
 	t.Helper()
 	if e != GoLevelDB {
 		return pebbleTables(t, dir)
@@ -90,12 +91,12 @@ func tablesOf(t testing.TB, e Engine, dir string) (out []table) {
 	text, err := db.GetProperty("leveldb.sstables")
 	must(t, err)
 	for line := range strings.Lines(text) { // 12:2097152["key-1"...
-		var x table
-		if n, _ := fmt.Sscanf(line, "%d:%d[", &x.num, &x.size); n == 2 {
+		var x engine.Table
+		if n, _ := fmt.Sscanf(line, "%d:%d[", &x.Num, &x.Size); n == 2 {
 			out = append(out, x)
 		}
 	}
-	slices.SortFunc(out, byNumber)
+	slices.SortFunc(out, engine.ByNumber)
 	return out
 }
 
@@ -114,7 +115,7 @@ func TestAuditFindsWhatIsMissing(t *testing.T) {
 		must(t, err)
 		must(t, os.WriteFile(file, f(b), 0o600))
 	}
-	for backend, engine := range backends() {
+	for backend, kind := range backends() {
 		sound := bigHome(t, backend)
 		for name, c := range map[string]struct {
 			harm   func(dir string)
@@ -148,7 +149,7 @@ func TestAuditFindsWhatIsMissing(t *testing.T) {
 				})
 			}, "", ""},
 		} {
-			t.Run(string(engine)+"/"+name, func(t *testing.T) {
+			t.Run(string(kind)+"/"+name, func(t *testing.T) {
 				home := t.TempDir()
 				must(t, os.CopyFS(home, os.DirFS(sound)))
 				c.harm(filepath.Join(home, "data", "application.db"))
@@ -164,6 +165,18 @@ func TestAuditFindsWhatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// What a record of a MANIFEST begins with; see the engine's manifest.go.
+const (
+	tagComparator     = 1
+	tagDeletedFile    = 6
+	tagNewFile        = 7
+	tagNewFile4       = 103
+	tagNewFile5       = 104
+	tagCreatedBacking = 105
+	fieldEnd          = 1
+	fieldVirtual      = 66
+)
 
 // newTable is a record that adds a table.
 func newTable(num uint64) []byte {
@@ -210,16 +223,16 @@ func FuzzReadManifest(f *testing.F) {
 	f.Add(withRecord(f, good, []byte{tagComparator, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1}))
 	f.Add(make([]byte, 40<<10))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		tables, err := readManifest(bytes.NewReader(b))
+		tables, err := engine.ReadManifest(bytes.NewReader(b))
 		if err != nil {
 			return
 		}
-		if !slices.IsSortedFunc(tables, byNumber) {
+		if !slices.IsSortedFunc(tables, engine.ByNumber) {
 			t.Errorf("not in order: %v", tables)
 		}
 		// What a crash tears off changes nothing of what was whole before.
-		again, err := readManifest(bytes.NewReader(append(b, 0)))
-		if err != nil && !errors.Is(err, errManifest) || err == nil && !slices.Equal(tables, again) {
+		again, err := engine.ReadManifest(bytes.NewReader(append(b, 0)))
+		if err != nil && !errors.Is(err, engine.ErrManifest) || err == nil && !slices.Equal(tables, again) {
 			t.Errorf("%v became %v, %v", tables, again, err)
 		}
 	})

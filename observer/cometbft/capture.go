@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer/cometbft/engine"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -35,11 +36,11 @@ func (l Layout) Prepare(ctx context.Context, st *snapshot.Stage) error {
 			return nil
 		}
 		dir := filepath.Join(l.root(d.root).Path, d.rel)
-		err := eachName(dir, func(e fs.DirEntry) error {
+		err := engine.EachName(dir, func(e fs.DirEntry) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if !e.Type().IsRegular() || !d.engine.linkable(e.Name(), d.head) {
+			if !e.Type().IsRegular() || !d.engine.Linkable(e.Name(), d.head) {
 				return nil
 			}
 			return st.Prelink(d.root, filepath.Join(d.rel, e.Name()))
@@ -105,7 +106,7 @@ func (w *walker) capture(ctx context.Context, st taker, d directory) error {
 	}
 	r := w.l.root(d.root)
 	dir := filepath.Join(r.Path, d.rel)
-	return eachName(dir, func(e fs.DirEntry) error {
+	return engine.EachName(dir, func(e fs.DirEntry) error {
 		name, rel := e.Name(), filepath.Join(d.rel, e.Name())
 		if err := ctx.Err(); err != nil {
 			return err
@@ -122,7 +123,7 @@ func (w *walker) capture(ctx context.Context, st taker, d directory) error {
 			}
 			return st.Symlink(d.root, rel)
 		}
-		if d.engine.linkable(name, d.head) {
+		if d.engine.Linkable(name, d.head) {
 			return st.Link(ctx, d.root, rel)
 		}
 		secret, err := looksSecret(filepath.Join(dir, name))

@@ -9,12 +9,11 @@ import (
 	"time"
 
 	"github.com/cosmos/gogoproto/proto"
-	"github.com/syndtr/goleveldb/leveldb"
-	"github.com/syndtr/goleveldb/leveldb/opt"
 
 	cmtstate "github.com/cometbft/cometbft/proto/tendermint/state"
 
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/cometbft/engine"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -119,17 +118,27 @@ func guarded(open reader, dir string, key []byte) (value []byte, err error) {
 	return open(dir, key)
 }
 
-func readGoLevelDB(dir string, key []byte) (value []byte, err error) {
-	db, err := leveldb.OpenFile(dir, &opt.Options{ReadOnly: true, ErrorIfMissing: true, Strict: opt.StrictAll})
-	if err != nil {
-		return nil, err
+// readerOf returns how a database of an engine is opened, nil where this build
+// cannot.
+func readerOf(e Engine) reader {
+	if !engine.CanOpen(e) {
+		return nil
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	value, err = db.Get(key, nil)
-	if errors.Is(err, leveldb.ErrNotFound) {
-		return nil, fmt.Errorf("%w: it has no %s: the node has made no block yet", ErrNoPosition, key)
+	return func(dir string, key []byte) (value []byte, err error) {
+		db, err := engine.Open(e, dir)
+		if errors.Is(err, engine.ErrNewer) {
+			return nil, fmt.Errorf("%w: %w", ErrNoPosition, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, db.Close()) }()
+		value, err = db.Get(key)
+		if value == nil && err == nil {
+			err = fmt.Errorf("%w: it has no %s: the node has made no block yet", ErrNoPosition, key)
+		}
+		return value, err
 	}
-	return value, err
 }
 
 // parseState reads the state that CometBFT and Tendermint since 0.34 store.

@@ -16,6 +16,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/cometbft/engine"
 	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/snapshot"
 )
@@ -199,15 +200,15 @@ func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at 
 	}
 	for _, name := range names {
 		dir, scratch := at(name)
-		engine, err := detect(dir)
+		kind, err := engine.Detect(dir)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotDir) {
 			continue
 		}
-		open := readerOf(engine)
+		open := readerOf(kind)
 		if err != nil || open == nil {
 			return err
 		}
-		tip, err := tipOfCopy(ctx, dir, scratch, engine, open)
+		tip, err := tipOfCopy(ctx, dir, scratch, kind, open)
 		switch {
 		case errors.Is(err, ErrNoPosition):
 			return nil
@@ -228,15 +229,15 @@ func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at 
 }
 
 // tipOfCopy opens a copy of a database: a read-only open creates files.
-func tipOfCopy(ctx context.Context, dir, scratch string, engine Engine, open reader) (tip Tip, err error) {
+func tipOfCopy(ctx context.Context, dir, scratch string, kind Engine, open reader) (tip Tip, err error) {
 	farm, err := os.MkdirTemp(scratch, "restore-check-")
 	if err != nil {
 		return Tip{}, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(farm)) }()
-	err = eachName(dir, func(e fs.DirEntry) error {
+	err = engine.EachName(dir, func(e fs.DirEntry) error {
 		from, to := filepath.Join(dir, e.Name()), filepath.Join(farm, e.Name())
-		if engine.linkable(e.Name(), "") {
+		if kind.Linkable(e.Name(), "") {
 			return os.Link(from, to)
 		}
 		if !e.Type().IsRegular() {

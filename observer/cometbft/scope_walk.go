@@ -14,6 +14,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer/cometbft/engine"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -175,14 +176,14 @@ func (w *walker) kind(e fs.DirEntry, full string) (isDir, link bool, err error) 
 func (w *walker) search(ctx context.Context, r snapshot.Root, rel string, parent fsID, take, link bool, depth int) (found bool, err error) {
 	full := filepath.Join(r.Path, rel)
 	if !take {
-		engine, err := detect(full)
+		kind, err := engine.Detect(full)
 		if err != nil {
 			if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
 				return false, nil // not the node's: the node could not read it either
 			}
 			return false, err
 		}
-		take = engine != Unknown
+		take = kind != Unknown
 	}
 	if take && link {
 		return true, w.link(r, rel)
@@ -275,8 +276,8 @@ func (w *walker) whole(ctx context.Context, r snapshot.Root, rel string, id fsID
 		return nil
 	}
 	var subs []string
-	var m marks
-	err := eachName(dir, func(e fs.DirEntry) error {
+	var m engine.Marks
+	err := engine.EachName(dir, func(e fs.DirEntry) error {
 		name, at := e.Name(), filepath.Join(rel, e.Name())
 		if why, denied := w.l.scope.denied(dir, path.Join(r.Prefix, rel), name, e.IsDir()); denied {
 			w.leave(r.Name, at, why)
@@ -290,10 +291,10 @@ func (w *walker) whole(ctx context.Context, r snapshot.Root, rel string, id fsID
 			w.leave(r.Name, at, whySpecial)
 			return nil
 		case e.Type()&fs.ModeSymlink != 0:
-			m.see(name)
+			m.See(name)
 			return w.link(r, at)
 		}
-		m.see(name)
+		m.See(name)
 		if strings.HasSuffix(name, ".db") {
 			_, err := w.bolt(r, at)
 			return err
@@ -306,7 +307,7 @@ func (w *walker) whole(ctx context.Context, r snapshot.Root, rel string, id fsID
 		}
 		return w.vanished(err)
 	}
-	d := directory{root: r.Name, rel: rel, engine: m.engine()}
+	d := directory{root: r.Name, rel: rel, engine: m.Engine()}
 	if head, ok := w.l.scope.wal[dir]; ok && d.engine == Unknown {
 		d.engine, d.head = WAL, head
 	}
@@ -326,7 +327,7 @@ func (w *walker) whole(ctx context.Context, r snapshot.Root, rel string, id fsID
 // bolt notes a file that is a bolt database.
 func (w *walker) bolt(r snapshot.Root, rel string) (bool, error) {
 	full := filepath.Join(r.Path, rel)
-	ok, err := isBolt(full)
+	ok, err := engine.IsBolt(full)
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) {
 			return false, nil // whoever captures it says so

@@ -1,4 +1,4 @@
-package cometbft
+package engine
 
 import (
 	"bufio"
@@ -24,7 +24,7 @@ const (
 	tagNewFile        = 7
 	tagPrevLogNumber  = 9
 	// RocksDB's and pebble's.
-	tagNewFile2       = 100 // with sequence numbers
+	tagNewFile2       = 100 // with sequence Numbers
 	tagNewFile3       = 102 // and a path
 	tagNewFile4       = 103 // and fields of its own
 	tagNewFile5       = 104 // and range keys
@@ -36,10 +36,10 @@ const (
 )
 
 var (
-	// errManifest: no engine would take this for a MANIFEST.
-	errManifest = errors.New("its MANIFEST is damaged")
-	// errManifestForm: it is of a form that this program does not know.
-	errManifestForm = errors.New("its MANIFEST is of a newer form")
+	// ErrManifest: no engine would take this for a MANIFEST.
+	ErrManifest = errors.New("its MANIFEST is damaged")
+	// ErrManifestForm: it is of a form that this program does not know.
+	ErrManifestForm = errors.New("its MANIFEST is of a newer form")
 )
 
 // edit is what one field of a record does to the set of tables.
@@ -79,7 +79,7 @@ func decodeEdits(r *bufio.Reader, visit func(edit)) error {
 		case tagRemovedBacking:
 			d.visit(visit, edit{backing: true, num: d.number()})
 		default:
-			return fmt.Errorf("%w: field %d", errManifestForm, tag)
+			return fmt.Errorf("%w: field %d", ErrManifestForm, tag)
 		}
 		if d.err != nil {
 			return d.err
@@ -166,48 +166,49 @@ func (d *editReader) newFile(tag uint64, visit func(edit)) {
 }
 
 // table is a file that a MANIFEST names.
-type table struct{ num, size uint64 }
+type Table struct{ Num, Size uint64 }
 
-// readManifest returns the tables that a MANIFEST ends with, by number. It reads
+// ReadManifest returns the tables that a MANIFEST ends with, by number. It reads
 // it three times and keeps a bit for each number, not a line: of the millions of
 // tables of a large database most are long gone.
 //
 // What is torn at its end is no damage: the engines pass over it, too. What is
 // damaged before its end they pass over as well, or stop there, and lose tables:
-// that is errManifest.
-func readManifest(f io.ReadSeeker) ([]table, error) {
+// that is ErrManifest.
+func ReadManifest(f io.ReadSeeker) ([]Table, error) {
 	whole, err := wholeRecords(f)
 	if err != nil {
 		return nil, err
 	}
-	var live [2]numbers // tables, and backing ones
-	of := func(e edit) *numbers {
+	var live [2]Numbers // tables, and backing ones
+	of := func(e edit) *Numbers {
 		if e.backing {
 			return &live[1]
 		}
 		return &live[0]
 	}
-	err = eachRecord(f, whole, func(e edit) { of(e).set(e.num, e.add) })
+	err = eachRecord(f, whole, func(e edit) { of(e).Set(e.num, e.add) })
 	if err != nil {
 		return nil, err
 	}
-	var out []table
-	var seen numbers
+	var out []Table
+	var seen Numbers
 	err = eachRecord(f, whole, func(e edit) {
-		if e.add && of(e).has(e.num) && !seen.has(e.num) {
-			seen.set(e.num, true)
-			out = append(out, table{e.num, e.size})
+		if e.add && of(e).Has(e.num) && !seen.Has(e.num) {
+			seen.Set(e.num, true)
+			out = append(out, Table{e.num, e.size})
 		}
 	})
-	slices.SortFunc(out, byNumber)
+	slices.SortFunc(out, ByNumber)
 	return out, err
 }
 
-func byNumber(a, b table) int {
+// ByNumber orders tables.
+func ByNumber(a, b Table) int {
 	switch {
-	case a.num < b.num:
+	case a.Num < b.Num:
 		return -1
-	case a.num > b.num:
+	case a.Num > b.Num:
 		return 1
 	default:
 		return 0
@@ -239,19 +240,19 @@ func wholeRecords(f io.ReadSeeker) (whole []bool, err error) {
 		buf.Reset(r)
 		err = decodeEdits(buf, func(edit) {})
 		switch {
-		case errors.Is(err, errManifestForm):
+		case errors.Is(err, ErrManifestForm):
 			return nil, err
 		case err != nil || lost > 0 && !damaged:
 			damaged = true
 		case damaged:
-			return nil, fmt.Errorf("%w before its end", errManifest)
+			return nil, fmt.Errorf("%w before its end", ErrManifest)
 		default:
 			any = true
 		}
 		whole = append(whole, err == nil)
 	}
 	if !any {
-		return nil, fmt.Errorf("%w: it has no whole record", errManifest)
+		return nil, fmt.Errorf("%w: it has no whole record", ErrManifest)
 	}
 	return whole, nil
 }
@@ -278,10 +279,11 @@ func eachRecord(f io.ReadSeeker, whole []bool, visit func(edit)) error {
 	return nil
 }
 
-// numbers is a set of file numbers, a bit for each.
-type numbers map[uint64]*[1 << 10]uint64
+// Numbers is a set of file Numbers, a bit for each.
+type Numbers map[uint64]*[1 << 10]uint64
 
-func (s *numbers) set(n uint64, in bool) {
+// Set takes a number in, or out.
+func (s *Numbers) Set(n uint64, in bool) {
 	page, word, bit := n>>16, n>>6&(1<<10-1), uint64(1)<<(n&63)
 	p := (*s)[page]
 	switch {
@@ -289,7 +291,7 @@ func (s *numbers) set(n uint64, in bool) {
 		return
 	case p == nil:
 		if *s == nil {
-			*s = numbers{}
+			*s = Numbers{}
 		}
 		p = new([1 << 10]uint64)
 		(*s)[page] = p
@@ -299,7 +301,8 @@ func (s *numbers) set(n uint64, in bool) {
 	}
 }
 
-func (s numbers) has(n uint64) bool {
+// Has tells whether a number is in.
+func (s Numbers) Has(n uint64) bool {
 	p := s[n>>16]
 	return p != nil && p[n>>6&(1<<10-1)]>>(n&63)&1 == 1
 }
