@@ -12,8 +12,13 @@ import (
 )
 
 // checkApp recognises the application by what its database holds.
-func (c *checker) checkApp(_ context.Context, db engine.DB) error {
+func (c *checker) checkApp(ctx context.Context, db engine.DB) error {
 	name := c.layer().Name
+	if value, err := db.Get([]byte("s/latest")); err != nil {
+		return err
+	} else if value != nil {
+		return c.sdk(ctx, db, name, value)
+	}
 	value, err := db.Get([]byte("stateKey"))
 	if err != nil {
 		return err

@@ -61,6 +61,9 @@ func Run(ctx context.Context, dir string, o Options) (Report, error) {
 	if err := c.run(ctx); err != nil {
 		return c.r, fmt.Errorf("check %s: %w", dir, err)
 	}
+	if c.more > 0 {
+		c.note("%d more findings are not listed", c.more)
+	}
 	c.r.end()
 	c.r.Seconds = time.Since(begun).Seconds()
 	return c.r, nil
@@ -72,6 +75,7 @@ type checker struct {
 	o    Options
 	r    Report
 	home home
+	more int // findings beyond maxFindings
 
 	blocks *blockStore // nil: not opened
 	state  *stateStore // nil: not opened
@@ -199,20 +203,17 @@ type Report struct {
 	Proven  Proven  `json:"proven"`
 	Seconds float64 `json:"seconds"`
 	Peak    int64   `json:"peak_bytes,omitempty"` // resident, of the child; InChild only
-
-	more int // findings beyond maxFindings
 }
 
 // Proven counts what was proven, so that a reader sees how deep a check went.
 type Proven struct {
-	Tables   int64 `json:"tables"`    // are there, with the size that their database says
-	Pairs    int64 `json:"pairs"`     // Deep: of all databases, read with their checksums
-	Headers  int64 `json:"headers"`   // have the hash that their block's id says, and link to the one below
-	Commits  int64 `json:"commits"`   // signed by more than two thirds of the right validators
-	Blocks   int64 `json:"blocks"`    // put together from parts that prove themselves
-	Stores   int64 `json:"stores"`    // of the SDK's application: in the app hash
-	Nodes    int64 `json:"nodes"`     // of its trees: have the hash that their parent says
-	Contract int64 `json:"contracts"` // wasm code files with the hash that the application says
+	Tables  int64 `json:"tables"`  // are there, with the size that their database says
+	Pairs   int64 `json:"pairs"`   // Deep: of all databases, read with their checksums
+	Headers int64 `json:"headers"` // have the hash that their block's id says, and link to the one below
+	Commits int64 `json:"commits"` // signed by more than two thirds of the right validators
+	Blocks  int64 `json:"blocks"`  // put together from parts that prove themselves
+	Stores  int64 `json:"stores"`  // of the SDK's application: in the app hash
+	Nodes   int64 `json:"nodes"`   // of its trees: have the hash that their parent says
 }
 
 // Sound tells whether nothing was found.
@@ -222,7 +223,7 @@ const maxFindings = 100
 
 func (c *checker) fail(stage Stage, what What, where, format string, args ...any) {
 	if len(c.r.Findings) >= maxFindings {
-		c.r.more++
+		c.more++
 		return
 	}
 	c.r.Findings = append(c.r.Findings, Finding{Stage: stage, What: what, Where: where, Detail: line(format, args...), Hint: what.hint()})
@@ -241,9 +242,6 @@ func line(format string, args ...any) string {
 
 // end draws the sum.
 func (r *Report) end() {
-	if r.more > 0 {
-		r.Notes = append(r.Notes, fmt.Sprintf("%d more findings are not listed", r.more))
-	}
 	opened := 0
 	for _, l := range r.Layers {
 		if l.Opened {

@@ -69,8 +69,8 @@ func harms(t testing.TB, backend dbm.BackendType) []harm {
 		// Files.
 		{"a bit of a table is flipped", func(d *dump, _ int64) { d.rewrite(d.file("blockstore.db", tables...), flip) }, StageDatabases, Damaged, Options{Deep: true}},
 		{"a bit of a table that is of no layer is flipped", func(d *dump, _ int64) { d.rewrite(d.file("tx_index.db", tables...), flip) }, StageDatabases, Damaged, Options{Deep: true}},
-		{"a bit of a log is flipped", func(d *dump, _ int64) { d.rewrite(d.file("blockstore.db", logs...), flip) }, StageBlocks, walFault(backend), Options{}},
-		{"a log is torn", func(d *dump, _ int64) { d.rewrite(d.file("state.db", logs...), tearLog) }, StageState, walFault(backend), Options{}},
+		{"a bit of a log is flipped", func(d *dump, _ int64) { d.rewrite(d.largest("blockstore.db", logs...), flipWritten) }, StageBlocks, walFault(backend), Options{}},
+		{"a log is torn", func(d *dump, _ int64) { d.rewrite(d.largest("state.db", logs...), tearLog) }, StageState, walFault(backend), Options{}},
 		{"a bit of a list of tables is flipped", func(d *dump, _ int64) {
 			d.rewrite(d.file("application.db", manifests...), func(b []byte) []byte { b[9] ^= 1; return b })
 		}, StageDatabases, ManifestDamaged, Options{}},
@@ -266,6 +266,12 @@ func walFault(backend dbm.BackendType) What {
 func tearLog(b []byte) []byte {
 	end := len(bytes.TrimRight(b, "\x00"))
 	return b[:max(end-20, 3)]
+}
+
+// flipWritten flips a bit of what was written into a log.
+func flipWritten(b []byte) []byte {
+	b[len(bytes.TrimRight(b, "\x00"))/3] ^= 0x10
+	return b
 }
 
 func (d *dump) meta(db dbm.DB, height int64) *cmtproto.BlockMeta {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +29,9 @@ import (
 // TestMain runs a node instead of the tests where a home is named: it is a process
 // of its own, as it is for users.
 func TestMain(m *testing.M) {
+	if role := os.Getenv("EDDY_TEST_CHILD"); role != "" {
+		os.Exit(playChild(role))
+	}
 	home := os.Getenv("EDDY_TEST_HOME")
 	if home == "" {
 		code := m.Run()
@@ -209,25 +213,34 @@ func (d *dump) set(name, key string, change func(old []byte) []byte) {
 	})
 }
 
-// file returns a file of a database by its pattern: the last that is not empty.
+// file returns the last file of a database by its pattern.
 func (d *dump) file(name string, patterns ...string) string {
 	d.Helper()
-	best := ""
+	return slices.Max(d.files(name, patterns))
+}
+
+// largest returns the one in which most is written: logs have room for more.
+func (d *dump) largest(name string, patterns ...string) string {
+	d.Helper()
+	written := func(file string) int {
+		b, err := os.ReadFile(file)
+		must(d, err)
+		return len(bytes.TrimRight(b, "\x00"))
+	}
+	return slices.MaxFunc(d.files(name, patterns), func(a, b string) int { return written(a) - written(b) })
+}
+
+func (d *dump) files(name string, patterns []string) (out []string) {
+	d.Helper()
 	for _, p := range patterns {
 		all, err := filepath.Glob(filepath.Join(d.path(name), p))
 		must(d, err)
-		for _, f := range all {
-			fi, err := os.Stat(f)
-			must(d, err)
-			if fi.Size() > 0 {
-				best = max(best, f)
-			}
-		}
+		out = append(out, all...)
 	}
-	if best == "" {
+	if len(out) == 0 {
 		d.Fatalf("%s has no %v", name, patterns)
 	}
-	return best
+	return out
 }
 
 // rewrite changes a file's bytes.

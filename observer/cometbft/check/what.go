@@ -35,16 +35,14 @@ const (
 	StateAhead   What = "state-ahead" // of the blocks
 
 	// The application.
-	AppMissing  What = "app-missing" // its database is empty
-	AppBehind   What = "app-behind"
-	AppAhead    What = "app-ahead"
-	AppHash     What = "app-hash"
-	AppDamaged  What = "app-damaged"
-	CommitInfo  What = "commit-info" // the SDK's list of stores
-	StoreRoot   What = "store-root"  // the root of a store's tree
-	TreeNode    What = "tree-node"   // a node of a store's tree
-	WasmMissing What = "wasm-missing"
-	WasmCode    What = "wasm-code" // a contract's code is not what the application says
+	AppMissing What = "app-missing" // its database is empty
+	AppBehind  What = "app-behind"
+	AppAhead   What = "app-ahead"
+	AppHash    What = "app-hash"
+	AppDamaged What = "app-damaged"
+	CommitInfo What = "commit-info" // the SDK's list of stores
+	StoreRoot  What = "store-root"  // the root of a store's tree
+	TreeNode   What = "tree-node"   // a node of a store's tree
 
 	// What was expected.
 	ChainID   What = "chain-id"
@@ -63,8 +61,6 @@ func (w What) hint() string {
 		return "see that the home is the one of the chain that you mean"
 	case StoreAhead, StateAhead, AppBehind, AppAhead:
 		return "the layers were not captured at one moment, or the node has lost writes: see that it was stopped cleanly, and back up again"
-	case WasmMissing:
-		return "the contracts' directory is not in the dump: name it under roots, or correct [wasm] dir in app.toml"
 	case ChildMemory:
 		return "give the check more memory"
 	case ChildEnded:
