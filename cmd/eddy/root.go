@@ -36,7 +36,7 @@ type app struct {
 // run is main without the process: it returns the exit code.
 func run(args []string, in io.Reader, out, errs io.Writer) int {
 	// The first signal ends the work in order; a second one kills.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), ends()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
@@ -57,6 +57,16 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 		a.ui.Close()
 	}
 	return code
+}
+
+// ends are the signals that end the work. A terminal that is closed ends what runs
+// on it, unless that was started by nohup.
+func ends() []os.Signal {
+	all := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
 }
 
 // failure is the last message of a verb that failed.
