@@ -22,7 +22,7 @@ type Expiry struct {
 }
 
 const (
-	graceOfReady  = 72 * time.Hour     // after something newer took its place: slow restores
+	graceOfReady  = 72 * time.Hour     // since it was READY, and something newer was: slow restores
 	graceOfFailed = 7 * 24 * time.Hour // leavings of failed attempts
 )
 
@@ -37,25 +37,30 @@ func (c *Catalog) PlanExpire(ctx context.Context, p Policy, now time.Time) ([]Ex
 
 // PlanExpire decides on backups as List returns them, newest first. Whatever the
 // policy says, these are never in the plan: the newest READY backup, the one that
-// latest points to, the newest that was verified, pinned ones, what had no READY
-// successor 72 hours ago, and everything that this eddy cannot judge (DAMAGED,
-// NEWER, BACKING_UP).
+// latest points to, the newest that was verified, pinned ones, what was not READY
+// itself or had no READY successor 72 hours ago, and everything that this eddy
+// cannot judge (DAMAGED, NEWER, BACKING_UP).
 func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 	var out []Expiry
 	ready, verified := 0, 0
-	var successor time.Time // when the next newer READY one took its place
+	var successor time.Time // when the next newer READY one was that
 	for _, b := range all {
 		switch b.Status {
 		case StatusReady:
 			ready++
-			kept := ready <= max(1, p.Last) || b.Latest || len(b.Pins) > 0 || now.Sub(successor) < graceOfReady
+			since := b.Ready
+			if since.IsZero() {
+				since = b.Created
+			}
+			// One of a lower height may be READY long after that of a higher one: made by
+			// a node that lags, or by a slow upload.
+			young := now.Sub(successor) < graceOfReady || now.Sub(since) < graceOfReady
+			kept := ready <= max(1, p.Last) || b.Latest || len(b.Pins) > 0 || young
 			if b.verified() {
 				verified++
 				kept = kept || verified == 1
 			}
-			if successor = b.Ready; successor.IsZero() {
-				successor = b.Created
-			}
+			successor = since
 			if !kept {
 				out = append(out, Expiry{ID: b.ID, Reason: "older than the last that are kept", Size: b.Size})
 			}

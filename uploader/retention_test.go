@@ -13,8 +13,8 @@ import (
 )
 
 // Whatever the history and the policy, retention leaves the newest READY backup,
-// what latest points to, the newest verified, pinned ones, all that had no READY
-// successor three days ago, and what it cannot judge.
+// what latest points to, the newest verified, pinned ones, all that were not READY,
+// or had no READY successor, three days ago, and what it cannot judge.
 func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := t0
@@ -54,7 +54,7 @@ func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
 			dead := gone[b.ID]
 			switch b.Status {
 			case StatusReady:
-				if dead && (newer == nil || now.Sub(newer.Ready) < 72*time.Hour || b.Latest || len(b.Pins) > 0 || b.verified() && !verified) {
+				if dead && (newer == nil || now.Sub(newer.Ready) < 72*time.Hour || now.Sub(b.Ready) < 72*time.Hour || b.Latest || len(b.Pins) > 0 || b.verified() && !verified) {
 					t.Fatalf("%+v would be deleted; its successor is %+v", b, newer)
 				}
 				newer, verified = &all[i], verified || b.verified()
@@ -93,6 +93,7 @@ func TestPlanExpire(t *testing.T) {
 		"last 0 means 1":          {0, []Backup{at(9*day, StatusReady), at(10*day, StatusReady)}, []int{1}},
 		"72 hours of grace":       {1, []Backup{at(71*time.Hour, StatusReady), at(30*day, StatusReady), at(31*day, StatusReady)}, []int{2}},
 		"grace from READY on":     {1, []Backup{at(4*day, StatusReady, func(b *Backup) { b.Ready = b.Created.Add(2 * day) }), at(30*day, StatusReady)}, nil},
+		"no newer one, but late":  {1, []Backup{at(9*day, StatusReady), at(20*day, StatusReady, func(b *Backup) { b.Ready = t0.Add(-time.Hour) })}, nil},
 		"damaged counts for none": {1, []Backup{at(1*day, StatusDamaged), at(9*day, StatusReady), at(19*day, StatusReady)}, []int{2}},
 		"pinned":                  {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, func(b *Backup) { b.Pins = []string{"x"} }), at(29*day, StatusReady)}, []int{2}},
 		"newest verified":         {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow), at(29*day, StatusReady, verifiedNow)}, []int{2}},
