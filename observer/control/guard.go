@@ -301,7 +301,10 @@ func (s *sentry) stand(in *bufio.Reader, deadline <-chan time.Time) error {
 
 // orphaned acts on eddy's death.
 func (s *sentry) orphaned(phase string) error {
-	s.holder.exited(killGrace) // its database locks go with it
+	died := time.Now()
+	gone := s.holder.exited(killGrace) // its database locks go with it
+	// A killed process lives on as long as the disk keeps one of its threads.
+	s.log.Info().Str("phase", phase).Bool("gone", gone).Dur("waited_ms", time.Since(died)).Msg("eddy died")
 	switch phase {
 	case gArm: // it died before it stopped anything
 		return s.finish()
