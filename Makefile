@@ -147,12 +147,11 @@ $(SYSROOT): | deps-systemd
 		debootstrap --variant=minbase --include=systemd,systemd-sysv,libpam-systemd,dbus,polkitd,sudo bookworm "$$d" && \
 		rm -rf "$$d"/var/cache/apt/archives/*.deb && mv "$$d" $@
 
-ROUNDS ?= 75
 SEED   ?= $(shell date +%s)
-chaos: bin/eddy bin/chaos ## kills, cuts, lies, full and broken disks; ROUNDS=75, SEED=N plays the same again, CHAOS='--only RE' (root)
+chaos: bin/eddy bin/chaos ## kills, cuts, lies, full and broken disks, each round once; ROUNDS=N, SEED=N plays the same again, CHAOS='--only RE' (root)
 	cd lab && $(ALONE) $(GOTEST) -tags '$(TAGS) root' -count=1 ./chaos
 	d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && TMPDIR=$$d \
-		$(ALONE) bin/chaos --eddy bin/eddy --rounds $(ROUNDS) --seed $(SEED) $(CHAOS)
+		$(ALONE) bin/chaos --eddy bin/eddy $(if $(ROUNDS),--rounds $(ROUNDS)) --seed $(SEED) $(CHAOS)
 
 # One volume, of which nothing but parts can be gone on with; then many, and an
 # eddy of another version, for which only whole volumes count.

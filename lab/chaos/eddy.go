@@ -90,6 +90,17 @@ func (e *eddy) saw(phase string) bool {
 	return slices.Contains(e.phases, phase)
 }
 
+func (e *eddy) count(phase string) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.phases {
+		if p == phase {
+			n++
+		}
+	}
+	return n
+}
+
 func (e *eddy) ended() bool {
 	select {
 	case <-e.done:
@@ -114,6 +125,11 @@ func (e *eddy) end(d time.Duration) (code int, err error) {
 	if code, ok := e.wait(d); ok {
 		return code, nil
 	}
+	return e.term()
+}
+
+// term asks eddy to end, and in the end kills it.
+func (e *eddy) term() (code int, err error) {
 	if err := signal(e.pid(), syscall.SIGTERM); err != nil {
 		return 0, err
 	}
@@ -199,9 +215,13 @@ func after(d time.Duration) point {
 
 // reach waits for a point; false: the run ended, or the time was over, before.
 func (w *world) reach(ctx context.Context, s *setup, e *eddy, p point) bool {
+	return w.reachWithin(ctx, s, e, p, reachTime)
+}
+
+func (w *world) reachWithin(ctx context.Context, s *setup, e *eddy, p point, within time.Duration) bool {
 	t := time.NewTicker(time.Millisecond)
 	defer t.Stop()
-	late := time.After(reachTime)
+	late := time.After(within)
 	for {
 		if p.at(w, s, e) {
 			return true

@@ -14,14 +14,17 @@ var errMissed = errors.New("missed")
 
 // trial is one round under way.
 type trial struct {
-	w      *world
-	s      *setup
-	e      *eddy
-	rnd    *rand.Rand
-	out    *verdicts
-	deaths []map[partID]sent // what the store had taken each time that eddy was killed
-	note   string
-	target string // of a restore, below into
+	w       *world
+	s       *setup
+	e       *eddy
+	rnd     *rand.Rand
+	out     *verdicts
+	deaths  []map[partID]sent // what the store had taken each time that eddy was killed
+	note    string
+	guarded string // what the guard said of the hold that was disturbed
+	target  string // of a restore, below into
+
+	meanwhile *eddy // another node's, at work on the same cluster; nil: none
 
 	// Of an exchange of the live data: what was there, and what is to come.
 	was   portrait
@@ -268,7 +271,6 @@ func atOnce(p point) fault {
 		if err := t.reach(ctx, p); err != nil {
 			return err
 		}
-		const locked = 11
 		code, said, err := t.w.run(ctx, t.s, time.Minute, "backup")
 		if err == nil && code != locked {
 			t.out.add("a second eddy at the same time exits with %d, want %d:\n%s", code, locked, said)

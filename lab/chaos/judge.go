@@ -69,7 +69,7 @@ func (w *world) judgeVisible(ctx context.Context, s *setup, out *verdicts) (*vie
 			continue
 		}
 		delete(s.judged, id)
-		if id != s.doomed {
+		if !s.mayGo(id) {
 			out.lost++
 			out.add("I3: backup %s is gone", id)
 		}

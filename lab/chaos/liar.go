@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,35 +16,6 @@ import (
 	"sync"
 	"time"
 )
-
-// The calls that can be lied about.
-const (
-	opPart     = "part"
-	opComplete = "complete"
-	opCreate   = "create"
-	opPut      = "put" // a small object
-	opGet      = "get"
-	opOther    = "other"
-)
-
-// callOf names a request's call and the key and part that it is about.
-func callOf(r *http.Request) (op, key, part string) {
-	q := r.URL.Query()
-	key = strings.TrimPrefix(r.URL.Path, "/")
-	switch {
-	case r.Method == http.MethodPut && q.Has("partNumber"):
-		return opPart, key, q.Get("partNumber")
-	case r.Method == http.MethodPost && q.Has("uploadId"):
-		return opComplete, key, ""
-	case r.Method == http.MethodPost && q.Has("uploads"):
-		return opCreate, key, ""
-	case r.Method == http.MethodPut && len(q) <= 1: // x-id at most
-		return opPut, key, ""
-	case r.Method == http.MethodGet && strings.Contains(key, "/data/"):
-		return opGet, key, ""
-	}
-	return opOther, key, ""
-}
 
 // lie is one way not to serve a request. It returns false where it has left the
 // request alone.
@@ -64,6 +36,8 @@ type liar struct {
 	bytes int64 // of all parts, since the start
 
 	copied int64 // bytes of parts that the store was told to copy
+
+	ages map[string]time.Duration // how much older what is below a prefix is said to be
 }
 
 // lengthOf is the length that a header `bytes=first-last` gives.
@@ -189,7 +163,7 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Body = &counted{ReadCloser: r.Body, l: l, s: s}
 	}
 	l.mu.Lock()
-	f := l.lie
+	f, ages := l.lie, maps.Clone(l.ages)
 	l.mu.Unlock()
 	if f != nil && l.tries(f, w, r, op, key) {
 		return
@@ -204,7 +178,16 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.s.acked += c.n
 		l.mu.Unlock()
 	}
-	pass(w, resp, resp.Body)
+	if len(ages) == 0 || r.URL.Query().Get("list-type") == "" {
+		pass(w, resp, resp.Body)
+		return
+	}
+	list, err := io.ReadAll(resp.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	resp.Header.Del("Content-Length")
+	pass(w, resp, bytes.NewReader(antedated(list, ages)))
 }
 
 // forward asks the store. The body of the answer is the caller's to close.

@@ -128,6 +128,7 @@ func TestCallOf(t *testing.T) {
 		"GET /b/p/c/latest.json":                           opOther,
 		"GET /b?list-type=2&prefix=p":                      opOther,
 		"DELETE /b/k?uploadId=u":                           opOther,
+		"POST /b?delete=":                                  opDelete,
 	} {
 		method, url, _ := strings.Cut(uri, " ")
 		req, err := http.NewRequest(method, "http://x"+url, bytes.NewReader(nil))

@@ -88,9 +88,10 @@ func guardOf(eddy int) int {
 	return 0
 }
 
-// signal sends to a process that may be gone already.
+// signal sends to a process that may be gone already; to a group of them where pid
+// is negative.
 func signal(pid int, s syscall.Signal) error {
-	if pid <= 1 {
+	if -1 <= pid && pid <= 1 {
 		return nil // nobody; not every process, either
 	}
 	if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {

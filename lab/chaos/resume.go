@@ -53,8 +53,9 @@ func Resume(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	if !w.reach(ctx, again, e, sentPercent(killedAt)) {
-		return fmt.Errorf("the upload did not come to %d %%:\n%s", killedAt, e.tail())
+	if !w.reachWithin(ctx, again, e, sentPercent(killedAt), w.limit()) {
+		_, eerr := e.term() // or what we have mounted would be in use
+		return errors.Join(fmt.Errorf("the upload did not come to %d %%:\n%s", killedAt, e.tail()), eerr)
 	}
 	if err := signal(e.pid(), syscall.SIGKILL); err != nil {
 		return err

@@ -15,12 +15,16 @@ type round struct {
 	orphaned bool
 	dead     bool // the bucket is, from the stop on
 	swap     bool // verb is of the live data
+	past     bool // the cluster has backups of earlier days, which retention is about
 }
 
 const (
 	supervised = 0
 	plain      = 1 // exec control
 )
+
+// where is the control of the round's replica.
+func (r round) where() string { return [...]string{"supervise", "exec"}[r.on] }
 
 // rounds are all of them, in the order in which they are taken. The first five are
 // what continuous integration has time for.
@@ -89,7 +93,7 @@ func rounds() []round {
 		{name: "answers cut short", verb: restore, fault: lies(phase("found"), striking, func() lie { return on(opGet, 3, truncated) })},
 		{name: "a flipped bit", verb: restore, fault: lies(phase("found"), striking, func() lie { return on(opGet, 1, flipped) })},
 		{name: "killed", verb: []string{"delete"}, fault: kill(after(30*time.Millisecond), itself)},
-		{name: "503 SlowDown", verb: []string{"expire", "--apply", "--last", "1"}, fault: lies(after(0), striking, func() lie { return every(2, refuse(503, "SlowDown")) })},
+		{name: "503 SlowDown", verb: expiring, past: true, fault: lies(after(0), striking, func() lie { return every(2, refuse(503, "SlowDown")) })},
 
 		{name: "killed as it extracts", swap: true, verb: inPlace, fault: kill(beside(50e6), itself)},
 		{name: "connections cut", swap: true, verb: inPlace, fault: onWire(beside(30e6), striking/2, cut)},
@@ -107,5 +111,20 @@ func rounds() []round {
 		{name: "killed as it stops the node", on: plain, swap: true, orphaned: true, verb: undo, fault: kill(swapping("stopping"), itself)},
 		{name: "killed as it moves", on: plain, swap: true, orphaned: true, verb: undo, fault: killMoving},
 		{name: "killed before the start", on: plain, swap: true, orphaned: true, verb: undo, fault: kill(toStart(), itself)},
+
+		{name: "second ctrl-C in the hold", fault: interruptTwice(held())},
+		{name: "second ctrl-C in the hold", on: plain, fault: interruptTwice(held())},
+		{name: "second ctrl-C at 60 %", fault: interruptTwice(sentPercent(60))},
+		{name: "SIGHUP in the hold", verb: daemon, fault: hangUp(held())},
+		{name: "SIGHUP in the hold", on: plain, verb: daemon, fault: hangUp(held())},
+		{name: "SIGHUP at 60 %", verb: daemon, fault: hangUp(sentPercent(60))},
+		{name: "killed in the hold", verb: daemon, fault: kill(held(), itself)},
+		{name: "eddy and guard killed in the hold", on: plain, verb: daemon, orphaned: true, fault: kill(held(), itself|guard)},
+		{name: "killed at 60 %", verb: daemon, fault: kill(sentPercent(60), itself)},
+		{name: "killed as it deletes", verb: daemon, past: true, fault: killDeleting},
+		{name: "killed as it deletes", verb: expiring, past: true, fault: killDeleting},
+		{name: "killed as it deletes, another goes on", verb: expiring, past: true, fault: killOneOfTwo},
+		{name: "frozen as it deletes, another goes on", verb: expiring, past: true, fault: freezeOneOfTwo},
+		{name: "killed at 50 %, another expires", past: true, fault: killBesideExpire},
 	}
 }

@@ -18,6 +18,8 @@ const (
 	slack = 3 * time.Second
 	// runTime is what a run may take once nothing disturbs it any more.
 	runTime = 2 * time.Minute
+	// longTime is the same for a backup as large as Resume's.
+	longTime = 20 * time.Minute
 	// tries is how often an undisturbed run may fail: whoever was killed may leave
 	// a store that has to be waited for.
 	tries = 3
@@ -34,12 +36,15 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	var list []round
 	for _, r := range rounds() {
-		if only.MatchString(title(r)) {
+		if only.MatchString(r.where() + " " + title(r)) {
 			list = append(list, r)
 		}
 	}
 	if len(list) == 0 {
 		return fmt.Errorf("no round is named like %q", o.Only)
+	}
+	if o.Rounds == 0 {
+		o.Rounds = len(list)
 	}
 	begun := time.Now()
 	w, err := newWorld(ctx, o)
@@ -89,6 +94,7 @@ type outcome struct {
 	note    string
 	missed  bool
 	held    time.Duration // the longest of all holds
+	why     string        // where that was long
 	again   int64         // bytes sent again after a kill
 	killed  bool
 	seconds float64
@@ -125,6 +131,9 @@ func (w *world) play(ctx context.Context, r round, rnd *rand.Rand) (out outcome,
 		if err := w.judgeUp(ctx, s, r, &out.verdicts); err != nil {
 			return out, err
 		}
+		if t.guarded, err = s.guardLog(); err != nil {
+			return out, err
+		}
 		if errors.Is(ferr, errMissed) && try == 0 {
 			continue // there is always a next block: another backup, or another try
 		}
@@ -139,6 +148,11 @@ func (w *world) play(ctx context.Context, r round, rnd *rand.Rand) (out outcome,
 		t.note = out.note
 		if err := w.finish(ctx, t, r, code); err != nil {
 			return out, err
+		}
+		if r.past {
+			if err := w.finishPast(ctx, t); err != nil {
+				return out, err
+			}
 		}
 		out.note = t.note
 		break
@@ -160,7 +174,11 @@ func (w *world) play(ctx context.Context, r round, rnd *rand.Rand) (out outcome,
 		out.add("I8: %s", wrong)
 	}
 	for _, h := range holds {
-		out.held = max(out.held, h)
+		if h.all > out.held && h.all > deadline/3 {
+			out.why = fmt.Sprintf("it was gone %.2f s after the word to stop it, and was back %.2f s later; its guard said: %s",
+				(h.all - h.down).Seconds(), h.down.Seconds(), strings.ReplaceAll(t.guarded, "\n", "\n      "))
+		}
+		out.held = max(out.held, h.all)
 	}
 	if out.held > deadline+slack && !r.orphaned {
 		out.stuck++
@@ -182,7 +200,14 @@ func (w *world) play(ctx context.Context, r round, rnd *rand.Rand) (out outcome,
 
 // verb is the command line of a round.
 func (w *world) verb(ctx context.Context, t *trial, r round) ([]string, error) {
+	if r.past {
+		if err := w.past(ctx, t.s); err != nil {
+			return nil, err
+		}
+	}
 	switch {
+	case r.verb != nil && r.verb[0] == daemon[0]:
+		return r.verb, w.more(ctx, t.s)
 	case r.verb == nil:
 		return []string{"backup"}, w.more(ctx, t.s)
 	case r.swap:
@@ -241,6 +266,10 @@ func (w *world) finish(ctx context.Context, t *trial, r round, code int) error {
 		return w.judgeSwept(ctx, s, v, out)
 	case r.verb == nil:
 		return w.good(ctx, s, out)
+	case r.verb[0] == daemon[0]:
+		return w.goodRun(ctx, t)
+	case r.past:
+		return nil // what is left is done by finishPast
 	case r.swap:
 		return w.finishSwap(ctx, t, r, code)
 	case r.verb[0] == "restore":
@@ -264,6 +293,14 @@ func (w *world) finish(ctx context.Context, t *trial, r round, code int) error {
 	return err
 }
 
+// limit is what an undisturbed backup may take.
+func (w *world) limit() time.Duration {
+	if w.o.one {
+		return longTime
+	}
+	return runTime
+}
+
 func done(code int) bool { return code == 0 || code == 3 } // 3: with warnings
 
 // good backs up, undisturbed, until that works, and looks at everything.
@@ -275,7 +312,7 @@ func (w *world) good(ctx context.Context, s *setup, out *verdicts) error {
 				out.add("I1: %v", err)
 			}
 		}
-		code, said, err := w.run(ctx, s, runTime, "backup")
+		code, said, err := w.run(ctx, s, w.limit(), "backup")
 		if err != nil {
 			return err
 		}
@@ -351,35 +388,3 @@ func (w *world) trim(ctx context.Context, s *setup) error {
 	}
 	return os.RemoveAll(s.watch.links)
 }
-
-// sentAgain is how much of what the store had taken when eddy was killed has come
-// once more, or is in no backup: of several deaths, after the worst.
-func (w *world) sentAgain(ctx context.Context, s *setup, deaths []map[partID]sent) (worst int64, err error) {
-	v, err := w.bucket.view(ctx, s.name)
-	if err != nil {
-		return 0, err
-	}
-	inUse := map[string]bool{}
-	for id, m := range v.manifests {
-		for _, vol := range m.Volumes {
-			inUse[path.Join(w.bucket.name, v.dir, "data", id, vol.Name)] = true
-		}
-	}
-	deaths = append(deaths, w.liar.ledger())
-	for i, death := range deaths[:len(deaths)-1] {
-		var sum int64
-		for id, was := range death {
-			switch {
-			case !inUse[id.key]:
-				sum += was.acked
-			case was.acked > 0:
-				sum += deaths[i+1][id].bytes - was.bytes
-			}
-		}
-		worst = max(worst, sum)
-	}
-	return worst, nil
-}
-
-// resumes says that eddy goes on with an upload whose process was killed.
-const resumes = true

@@ -49,8 +49,10 @@ func (t *tally) line(i int, r round, o outcome) {
 		t.again = max(t.again, o.again)
 		again = fmt.Sprintf(", sent again %.1f MB", mega(o.again))
 	}
-	where := [...]string{"supervise", "exec"}[r.on]
-	fmt.Fprintf(t.out, "%3d %-9s %-50s %s: node down %.2f s%s, %s, %.1f s\n", i, where, title(r), verdict, o.held.Seconds(), again, o.note, o.seconds)
+	fmt.Fprintf(t.out, "%3d %-9s %-50s %s: node down %.2f s%s, %s, %.1f s\n", i, r.where(), title(r), verdict, o.held.Seconds(), again, o.note, o.seconds)
+	if o.why != "" {
+		fmt.Fprintf(t.out, "    %s\n", o.why)
+	}
 	for _, f := range o.found {
 		fmt.Fprintf(t.out, "    %s\n", f)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,15 +28,22 @@ type watcher struct {
 	mu    sync.Mutex
 	word  string // of job.json; "" where there is none
 	id    string
-	pid   int // of the node
-	since time.Time
+	pid   int       // of the node
+	since time.Time // it is down, the time that it took to stop included
+	gone  time.Time // it was seen to be down
 	asked time.Time // when the state said holding
-	holds []time.Duration
+	holds []hold
 	kept  map[string]bool // stages, by id
 	errs  []error
 
 	swap  swapDoc  // of the last look
 	wrong []string // of a node that lived in the middle of a swap
+}
+
+// hold is a time without a node.
+type hold struct {
+	all  time.Duration // from the word to stop it to the next process
+	down time.Duration // the part of it in which there was no process
 }
 
 func watch(ctx context.Context, s *setup) *watcher {
@@ -94,12 +102,12 @@ func (w *watcher) look() {
 	}
 	switch {
 	case pid == 0 && w.since.IsZero():
-		w.since = down()
+		w.since, w.gone = down(), now
 	case pid != 0 && pid != w.pid:
 		if w.since.IsZero() { // it was quick
-			w.since = down()
+			w.since, w.gone = down(), now
 		}
-		w.holds = append(w.holds, now.Sub(w.since))
+		w.holds = append(w.holds, hold{now.Sub(w.since), now.Sub(w.gone)})
 		w.since, w.asked = time.Time{}, time.Time{}
 	}
 	w.pid = pid
@@ -161,12 +169,18 @@ func (w *watcher) up() (bool, time.Duration) {
 }
 
 // takeHolds returns the times that the node was down since the last call.
-func (w *watcher) takeHolds() ([]time.Duration, error) {
+func (w *watcher) takeHolds() ([]hold, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	holds, err := w.holds, errors.Join(w.errs...)
 	w.holds, w.errs = nil, nil
 	return holds, err
+}
+
+// guardLog is what the guard of the last hold has said, "" where there is none.
+func (s *setup) guardLog() (string, error) {
+	b, err := os.ReadFile(filepath.Join(s.workdir, "guard.log"))
+	return strings.TrimSpace(string(b)), ignoreAbsent(err)
 }
 
 // jobState reads workdir/job.json; it is replaced by renames and so never half.

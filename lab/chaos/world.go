@@ -20,12 +20,12 @@ import (
 	"github.com/eddy-backup/eddy/lab/grow"
 )
 
-// Options of the chaos. All are required but Only and Upgraded.
+// Options of the chaos. All are required but Rounds, Only and Upgraded.
 type Options struct {
 	Eddy   string // the executable
 	Dir    string // an empty directory; removed at the end
 	First  int    // number of the first round, from 1: to replay one
-	Rounds int    // how many
+	Rounds int    // how many; 0: each once
 	Seed   uint64
 	Only   string // a regular expression on the names of rounds; "": all
 	Size   int64  // of the databases beside the chain's own, bytes
@@ -83,6 +83,7 @@ type setup struct {
 	judged     map[string]string  // ETags of the manifests that were found good, by id
 	contents   map[string]content // of the backups
 	doomed     string             // id of the one that may go
+	past       history            // in rounds of retention
 }
 
 func newWorld(ctx context.Context, o Options) (w *world, err error) {
@@ -222,8 +223,10 @@ replica:
   control: %s
 store: {url: "s3://%s/%s", endpoint: %q, region: %q}
 backup: {when_behind: wait 1m, volume_size: %s}
+schedule: "@every %s"
+retention: {by: eddy, last: %d}
 workdir: %q
-`, s.name, s.home, s.rpc, strings.Join(witnesses, ", "), s.control, w.store.Bucket, prefix, w.wire.endpoint(), w.store.Region, w.o.Volume, s.workdir)
+`, s.name, s.home, s.rpc, strings.Join(witnesses, ", "), s.control, w.store.Bucket, prefix, w.wire.endpoint(), w.store.Region, w.o.Volume, period, kept, s.workdir)
 }
 
 // heal ends all faults.

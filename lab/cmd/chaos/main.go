@@ -34,7 +34,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fl.SetOutput(stderr)
 	fl.StringVar(&o.Eddy, "eddy", "", "the `PROGRAM` under test")
 	fl.StringVar(&o.Dir, "dir", "", "empty `DIR` to work in (default: in the temporary directory)")
-	fl.IntVar(&o.Rounds, "rounds", 75, "how many")
+	fl.IntVar(&o.Rounds, "rounds", 0, "how many (default: each once)")
 	fl.IntVar(&o.First, "first", 1, "`NUMBER` of the first one, to play one again")
 	fl.Uint64Var(&o.Seed, "seed", 1, "of all that is random")
 	fl.StringVar(&o.Only, "only", "", "play rounds whose names match `REGEXP`")
