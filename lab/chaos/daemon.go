@@ -51,9 +51,21 @@ func interruptTwice(p point) fault {
 	}
 }
 
-// goodRun has eddy run start the node where it is down, end what was begun, and make
-// a backup; then it is ended.
+// goodRun has eddy run bring a backup to its good end, and looks at everything.
 func (w *world) goodRun(ctx context.Context, t *trial) error {
+	if err := w.runOnce(ctx, t); err != nil {
+		return err
+	}
+	v, err := w.judgeVisible(ctx, t.s, t.out)
+	if err != nil {
+		return err
+	}
+	return w.judgeSwept(ctx, t.s, v, t.out)
+}
+
+// runOnce has eddy run start the node where it is down, end what was begun, and make
+// a backup; then it is ended.
+func (w *world) runOnce(ctx context.Context, t *trial) error {
 	s, was := t.s, t.s.latest.ID
 	e, err := w.start(s, daemon...)
 	if err != nil {
@@ -88,12 +100,6 @@ func (w *world) goodRun(ctx context.Context, t *trial) error {
 		}
 		turn++ // one that was not fit yet, or that failed
 	}
-	if err := ended(e.term()); err != nil {
-		return err
-	}
-	if v, err = w.judgeVisible(ctx, s, t.out); err != nil {
-		return err
-	}
 	s.stored = v.manifests[v.latest.ID].Sizes.Stored
-	return w.judgeSwept(ctx, s, v, t.out)
+	return ended(e.term())
 }

@@ -159,12 +159,18 @@ func (w *world) changed(ctx context.Context, s *setup, verb ...string) error {
 func (w *world) finishSwap(ctx context.Context, t *trial, r round, code int) error {
 	s, out := t.s, t.out
 	if !done(code) {
-		next := [][]string{{"backup"}, {"restore", "--forget"}, r.verb}[t.rnd.IntN(3)]
+		next := [][]string{{"backup"}, {"restore", "--forget"}, r.verb, daemon}[t.rnd.IntN(4)]
 		t.note = strings.TrimSpace(t.note + " then " + strings.Join(next, " "))
 		var all string
 		if up, _ := s.watch.up(); up && readSwap(s.real).ID == "" {
 			// One that was just started is not fit yet; whether it comes is judged below.
 			_ = s.follows(ctx)
+		}
+		if next[0] == daemon[0] {
+			if err := w.runOnce(ctx, t); err != nil {
+				return err
+			}
+			code = 0 // or it has said what was wrong
 		}
 		for try := 0; !done(code); try++ {
 			if try == tries {
