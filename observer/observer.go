@@ -57,6 +57,9 @@ type Position struct {
 	Time        time.Time     `json:"time"`                // of the block or entry at Index
 	Consistency string        `json:"consistency"`         // "stopped": read from the dump of a stopped node; "live": asked before
 	Lag         time.Duration `json:"lag_ns,omitempty"`    // behind the cluster when it was captured
+	// Marks are what else the dump says of that point, by names of the kind: what
+	// others are asked about. See the kind's package.
+	Marks map[string]string `json:"marks,omitempty"`
 }
 
 // String is the position as an operator would say it.
@@ -79,18 +82,20 @@ type Node struct {
 
 // State is what a live replica says of itself.
 type State struct {
-	Cluster  string    `json:"cluster"` // cometbft: chain id
-	Node     Node      `json:"node"`
-	System   string    `json:"system"`  // "cometbft"
-	Version  string    `json:"version"` // of the system
-	App      string    `json:"app,omitempty"`
-	Position Position  `json:"position"`
-	CatchUp  bool      `json:"catching_up"`
-	Voting   int64     `json:"voting_power"` // > 0: it takes part in consensus
-	Peers    int       `json:"peers"`
-	Leader   *Position `json:"leader,omitempty"` // the furthest position that a witness reports
-	Witness  []Witness `json:"witnesses,omitempty"`
-	Taken    time.Time `json:"taken"`
+	Cluster  string   `json:"cluster"` // cometbft: chain id
+	Node     Node     `json:"node"`
+	System   string   `json:"system"`  // "cometbft"
+	Version  string   `json:"version"` // of the system
+	App      string   `json:"app,omitempty"`
+	Position Position `json:"position"`
+	CatchUp  bool     `json:"catching_up"`
+	Voting   int64    `json:"voting_power"` // > 0: it takes part in consensus
+	// NextVoting > 0: it will take part in consensus a few positions from here.
+	NextVoting int64     `json:"next_voting_power,omitempty"`
+	Peers      int       `json:"peers"`
+	Leader     *Position `json:"leader,omitempty"` // the furthest position that a witness reports
+	Witness    []Witness `json:"witnesses,omitempty"`
+	Taken      time.Time `json:"taken"`
 }
 
 // Witness is what another member of the cluster said.
@@ -99,6 +104,10 @@ type Witness struct {
 	Cluster  string   `json:"cluster"` // cometbft: chain id
 	Position Position `json:"position"`
 	Error    string   `json:"error,omitempty"`
+	// Verdict is on its history beside the replica's, at the newest point that both
+	// have: Agrees, Fork, Liar, OtherChain, or "" where they could not be compared.
+	Verdict string `json:"verdict,omitempty"`
+	Said    string `json:"said,omitempty"` // why it does not agree
 }
 
 // Treated counts files, and the bytes of their sizes.

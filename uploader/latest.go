@@ -91,6 +91,18 @@ func (p pointer) accepts(m *Manifest, newIncarnation bool) error {
 // another one of the same history overtook meanwhile is READY and no error;
 // latest stays with the further one.
 func (c *Catalog) Commit(ctx context.Context, m Manifest, newIncarnation bool) error {
+	if err := c.CommitAside(ctx, m, newIncarnation); err != nil {
+		return err
+	}
+	if err := c.advance(ctx, &m, newIncarnation); err != nil {
+		return fmt.Errorf("%w %w", ErrReadyBut, err)
+	}
+	return nil
+}
+
+// CommitAside is Commit for a backup that is not proven enough to be the latest:
+// it becomes READY where it could have been that, and latest stays.
+func (c *Catalog) CommitAside(ctx context.Context, m Manifest, newIncarnation bool) error {
 	m.Format, m.MinReader = manifestFormat, manifestMinReader
 	m.trim()
 	body, err := json.MarshalIndent(m, "", "  ")
@@ -120,13 +132,7 @@ func (c *Catalog) Commit(ctx context.Context, m Manifest, newIncarnation bool) e
 	case !errors.Is(err, ErrNotFound):
 		return err
 	}
-	if err := c.putManifest(ctx, m.ID, body); err != nil {
-		return err
-	}
-	if err := c.advance(ctx, &m, newIncarnation); err != nil {
-		return fmt.Errorf("%w %w", ErrReadyBut, err)
-	}
-	return nil
+	return c.putManifest(ctx, m.ID, body)
 }
 
 // complete compares what the store has with what the manifest says.

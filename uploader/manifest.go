@@ -32,8 +32,9 @@ type Manifest struct {
 	Versions    Versions  `json:"versions"`
 	Position    Position  `json:"position"`
 	Opened      string    `json:"opened"`   // "none": no database was opened and checked
-	Attested    string    `json:"attested"` // "not possible": nobody was asked
-	Stored      string    `json:"stored"`   // how the stored bytes were checked: checksum, sample, read-back
+	Attested    string    `json:"attested"` // how many witnesses agree: "n of m", "pending", "not possible"
+	Attest      *Attest   `json:"attest,omitempty"`
+	Stored      string    `json:"stored"` // how the stored bytes were checked: checksum, sample, read-back
 	Engines     []string  `json:"engines,omitempty"`
 	Pruning     string    `json:"pruning,omitempty"`
 	Indexer     string    `json:"indexer,omitempty"`
@@ -75,6 +76,27 @@ type Position struct {
 	HashKind    string    `json:"hash_kind,omitempty"`
 	Time        time.Time `json:"time"`
 	Consistency string    `json:"consistency"`
+	// Marks are what others can be asked about, by names of the kind.
+	Marks map[string]string `json:"marks,omitempty"`
+}
+
+// Attest is the evidence behind Attested.
+type Attest struct {
+	Trust       string        `json:"trust,omitempty"`        // what a proof must lead back to
+	NotPossible string        `json:"not_possible,omitempty"` // why nobody was asked
+	Witnesses   []Attestation `json:"witnesses,omitempty"`
+}
+
+// Attestation is what one witness said of the position. Hashes are in hex.
+type Attestation struct {
+	Witness   string    `json:"witness"` // URL without credentials
+	Height    uint64    `json:"height"`
+	BlockHash string    `json:"block_hash,omitempty"`
+	AppHash   string    `json:"app_hash,omitempty"`
+	By        string    `json:"by,omitempty"` // what told the app hash: "header" (signed), "abci_info" (not)
+	Verdict   string    `json:"verdict"`      // agrees, fork, liar, laggard, pending, pruned, unreachable, other chain
+	Said      string    `json:"said,omitempty"`
+	When      time.Time `json:"when"`
 }
 
 // Worked is what one run did for a backup. Of a run that was killed only what the

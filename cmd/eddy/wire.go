@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -116,11 +117,22 @@ func newReplica(c *config.Config) (*replica, error) {
 		Home: c.Replica.Home, RPC: c.Replica.RPC, Witnesses: c.Replica.Witnesses, ChainID: c.Replica.ChainID,
 		ExtraRoots: roots, Include: c.Include, Control: ctl,
 		StopTimeout: c.Replica.Control.Timeout.D(), HoldDeadline: c.Replica.Control.Deadline.D(),
+		Trusted: trusted(c),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &replica{Replica: r, control: ctl, workdir: job.Workdir{Dir: c.Workdir}}, nil
+}
+
+// trusted is the block that the configuration pins; nil: none.
+func trusted(c *config.Config) *cometbft.Trusted {
+	t := c.Attest.Trusted
+	hash, err := hex.DecodeString(t.Hash)
+	if err != nil || t.Height == 0 { // a wrong hash is a mistake of the configuration
+		return nil
+	}
+	return &cometbft.Trusted{Height: int64(t.Height), Hash: hash, Period: t.Period.D(), File: filepath.Join(c.Workdir, "trust.json")}
 }
 
 // Recover finishes what a restore left that died, then what a backup did.
@@ -162,6 +174,7 @@ func (a *app) newBackup(ctx context.Context, c *config.Config, t *teller, label 
 		Label: label, Version: version, Host: t.host,
 		CopyFallback: c.Stage.Fallback == "copy",
 		WhenBehind:   job.WhenBehind{Wait: c.Backup.WhenBehind.Wait(), Skip: c.Backup.WhenBehind.Skip()},
+		AttestWait:   c.Attest.Wait.D(), Attested: c.Backup.Require.Attested,
 		WhenBusy:     job.WhenBehind{Wait: c.Backup.WhenBusy.Wait(), Skip: c.Backup.WhenBusy.Skip()},
 		HoldDeadline: c.Replica.Control.Deadline.D(),
 		Level:        c.Backup.Level, VolumeSize: c.Backup.VolumeSize.Bytes(),

@@ -32,6 +32,7 @@ var (
 	// bucketText is wider than AWS's rule: older and other stores allow more.
 	bucketText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$`)
 	priceText  = regexp.MustCompile(`^[0-9]{1,6}(\.[0-9]{1,6})?( [A-Za-z]{1,8})?$`)
+	hashText   = regexp.MustCompile(`^[0-9A-Fa-f]{64}$`)
 	keyFile    = regexp.MustCompile(`^(priv_validator_.*|node_key\.json|keyring-.*)$`)
 )
 
@@ -62,6 +63,7 @@ func (l *loader) check(need Need) {
 	l.checkControl()
 	l.checkStore()
 	l.checkBackup()
+	l.checkAttest()
 	l.checkNotify()
 	l.checkPlaces()
 }
@@ -443,6 +445,35 @@ func (l *loader) checkBackup() {
 		case keyFile.MatchString(path.Base(p)):
 			l.problem(key, quote(p)+" is a key or a sign state", "keys never travel in an archive: remove it")
 		}
+	}
+}
+
+func (l *loader) checkAttest() {
+	c, t := l.c, l.c.Attest.Trusted
+	if w := c.Attest.Wait.D(); !l.bad["attest.wait"] && (w < 0 || w > maxAttest) {
+		l.problem("attest.wait", c.Attest.Wait.String()+" is out of range", "write 0s to "+Duration(maxAttest).String()+": it comes before the upload")
+	}
+	const trusted = "attest.trusted"
+	switch {
+	case l.badBelow(trusted):
+	case t.Height < 0:
+		l.problem(trusted+".height", fmt.Sprintf("%d is no height", t.Height), "write that of a block that you have looked up")
+	case t.Hash != "" && !hashText.MatchString(t.Hash):
+		l.problem(trusted+".hash", quote(t.Hash)+" is no block's hash", "write its 64 hex digits")
+	case t.Height > 0 && t.Hash == "":
+		l.problem(trusted+".hash", "missing beside a height", "write the hash of the block at that height")
+	case t.Height == 0 && t.Hash != "":
+		l.problem(trusted+".height", "missing beside a hash", "write the height of that block")
+	case t.Period.D() < time.Hour:
+		l.problem(trusted+".period", t.Period.String()+" is too short", "write somewhat less than the chain's unbonding time: 336h where that is 21 days")
+	}
+	n, witnesses := c.Backup.Require.Attested, len(c.Replica.Witnesses)
+	switch {
+	case l.badBelow("backup.require"), l.bad["replica.witnesses"]:
+	case n < 0:
+		l.problem("backup.require.attested", fmt.Sprintf("%d is no number of witnesses", n), "write 0 where none need agree")
+	case witnesses > 0 && n > witnesses:
+		l.problem("backup.require.attested", fmt.Sprintf("%d must agree of %d witnesses", n, witnesses), "name more of them in replica.witnesses, or demand fewer")
 	}
 }
 

@@ -39,6 +39,7 @@ type Config struct {
 	Include []string `yaml:"include"`
 	Backup  Backup   `yaml:"backup"`
 	Stage   Stage    `yaml:"stage"`
+	Attest  Attest   `yaml:"attest"`
 	Notify  Notify   `yaml:"notify"`
 	// LogFormat is the form of the log on stderr.
 	LogFormat string `yaml:"log_format" default:"console" enum:"console,json"`
@@ -173,7 +174,35 @@ type Backup struct {
 	// WhenBusy says what becomes of a backup whose cluster another eddy works on.
 	WhenBusy WhenBehind `yaml:"when_busy" default:"fail"`
 	// WhenStopped says what becomes of a backup whose replica somebody stopped.
-	WhenStopped string `yaml:"when_stopped" default:"refuse" enum:"refuse"`
+	WhenStopped string  `yaml:"when_stopped" default:"refuse" enum:"refuse"`
+	Require     Require `yaml:"require"`
+}
+
+// Require is what a backup must have before it becomes the latest.
+type Require struct {
+	// Attested is how many witnesses must agree with it, where there are any that
+	// can be asked; 0: none.
+	Attested int `yaml:"attested" default:"1"`
+}
+
+// Attest is how the witnesses are asked about a backup.
+type Attest struct {
+	// Wait is how long those are waited for who cannot say yet: what proves a state
+	// stands in the next block.
+	Wait    Duration `yaml:"wait" default:"60s"`
+	Trusted Trusted  `yaml:"trusted"`
+}
+
+// Trusted is a block that somebody looked up by other means, and to which the
+// witnesses' blocks must lead back.
+type Trusted struct {
+	// Height is its height; 0: no block is pinned.
+	Height int `yaml:"height"`
+	// Hash is its hash, 64 hex digits.
+	Hash string `yaml:"hash"`
+	// Period is how long its validators are believed: less than their stake binds
+	// them.
+	Period Duration `yaml:"period" default:"336h"`
 }
 
 // Stage is how the stage is filled.
@@ -238,5 +267,6 @@ const (
 	maxHold    = 6 * time.Hour
 	unitGuards = 12 * time.Second // how long before the deadline systemd's guard begins
 	minTimeout = time.Second
+	maxAttest  = time.Hour
 	maxSocket  = 107 // bytes of sun_path without its NUL
 )

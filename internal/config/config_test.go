@@ -76,8 +76,9 @@ func TestLoadFileAndDefaults(t *testing.T) {
 		Schedule:  "@daily",
 		Workdir:   "/var/lib/eddy",
 		Retention: Retention{By: "none"},
-		Backup:    Backup{Level: 1, VolumeSize: 256 << 30, WhenBehind: WhenBehind{Action: "wait", For: 15 * time.Minute}, WhenBusy: WhenBehind{Action: "fail"}, WhenStopped: "refuse"},
+		Backup:    Backup{Level: 1, VolumeSize: 256 << 30, WhenBehind: WhenBehind{Action: "wait", For: 15 * time.Minute}, WhenBusy: WhenBehind{Action: "fail"}, WhenStopped: "refuse", Require: Require{Attested: 1}},
 		Stage:     Stage{Fallback: "none"},
+		Attest:    Attest{Wait: Duration(time.Minute), Trusted: Trusted{Period: Duration(336 * time.Hour)}},
 		LogFormat: "console",
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {

@@ -224,7 +224,7 @@ func (b *Backup) end(ctx context.Context, s *sender) error {
 	switch {
 	case err == nil:
 		return errors.Join(s.stage.Remove(), b.Workdir.forget(), b.Workdir.leave())
-	case errors.Is(err, ErrStage), errors.Is(err, errUnusable):
+	case errors.Is(err, ErrStage), errors.Is(err, errUnusable), errors.Is(err, ErrProof):
 		return errors.Join(err, b.discard(ctx, s.a, err))
 	}
 	nctx, cancel := noteTo(ctx, 20*time.Second)

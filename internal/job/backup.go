@@ -57,11 +57,16 @@ type Backup struct {
 	NewIncarn    bool       // accept a history that began anew
 	Fresh        bool       // go on with no earlier attempt: remove it
 	AcceptShrink bool       // accept a dump of less than half the size
-	Level        int
-	VolumeSize   int64 // bytes of plan; 0: the format's default
-	Events       ui.Sink
-	Watch        Watcher            // nil: nobody
-	Reason       func(error) string // one of Reasons
+	// AttestWait is how long the witnesses are waited for that cannot say yet.
+	AttestWait time.Duration
+	// Attested is how many witnesses must agree before latest moves, where there are
+	// any that can be asked.
+	Attested   int
+	Level      int
+	VolumeSize int64 // bytes of plan; 0: the format's default
+	Events     ui.Sink
+	Watch      Watcher            // nil: nobody
+	Reason     func(error) string // one of Reasons
 	// Room tells what is free on the filesystem of a directory, and its size, in
 	// bytes; nil: asks the filesystem.
 	Room func(dir string) (free, size int64, err error)
@@ -323,7 +328,14 @@ func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) 
 		return false, err
 	}
 	m := newest.Manifest
-	if m == nil || m.Incarnation != s.Position.Incarnation || m.Position.Index != s.Position.Index {
+	if m == nil || m.Incarnation != s.Position.Incarnation {
+		return false, nil
+	}
+	if s.Position.Index < m.Position.Index {
+		return false, hint.Add(fmt.Errorf("%w: it is at %s, and backup %s has height %d of the same history: it went back", observer.ErrNotFit, s.Position, m.ID, m.Position.Index),
+			"another observer may be ahead of this one: wait until it has caught up; if this node was set back, let it follow the chain again")
+	}
+	if m.Position.Index != s.Position.Index {
 		return false, nil
 	}
 	sum.Outcome, sum.ID, sum.Position = "unchanged", m.ID, m.Position.Index

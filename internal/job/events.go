@@ -57,6 +57,7 @@ type Summary struct {
 	StartSeconds float64  `json:"start_seconds,omitempty"`
 	Seconds      float64  `json:"seconds"`
 	Stored       string   `json:"stored,omitempty"` // by what means the stored bytes were checked
+	Attested     string   `json:"attested,omitempty"`
 	Warnings     []string `json:"warnings,omitempty"`
 
 	heldAt, releasedAt time.Time

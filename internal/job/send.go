@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/snapshot"
@@ -72,6 +73,9 @@ func (s *sender) plan(sums io.Writer) (*snapshot.Plan, error) {
 // again when it has failed.
 func (s *sender) run(ctx context.Context) (err error) {
 	b, m := s.b, &s.a.Manifest
+	if err := s.attest(ctx, b.AttestWait); err != nil {
+		return err
+	}
 	if err := b.Workdir.enter(s.st, stateUploading); err != nil {
 		return err
 	}
@@ -133,6 +137,9 @@ func (s *sender) run(ctx context.Context) (err error) {
 		return err
 	}
 	s.count(m)
+	if err := s.attest(ctx, 0); err != nil {
+		return err
+	}
 	if m.Times.Uploaded.IsZero() {
 		// From here on the manifest does not change: a commit that breaks off may have
 		// written it, and is repeated with the same bytes or refused for ever.
@@ -141,7 +148,11 @@ func (s *sender) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	err = b.Catalog.Commit(ctx, *m, b.NewIncarn)
+	if lacks := s.lacks(); lacks == nil {
+		err = b.Catalog.Commit(ctx, *m, b.NewIncarn)
+	} else if err = b.Catalog.CommitAside(ctx, *m, b.NewIncarn); err == nil {
+		b.warn("latest stays where it is: "+lacks.Error(), hint.Of(lacks))
+	}
 	if errors.Is(err, uploader.ErrReadyBut) {
 		b.warn(err.Error(), "the backup counts; the next commit brings latest up to date")
 	} else if err != nil {
@@ -185,7 +196,7 @@ func (s *sender) count(m *uploader.Manifest) {
 		s.sum.ReadBytes, s.sum.SentBytes = last.Read, last.Sent
 	}
 	s.sum.Files, s.sum.SourceBytes, s.sum.StoredBytes = m.Sizes.Files, m.Sizes.Source, m.Sizes.Stored
-	s.sum.Volumes, s.sum.Stored = len(m.Volumes), m.Stored
+	s.sum.Volumes, s.sum.Stored, s.sum.Attested = len(m.Volumes), m.Stored, m.Attested
 }
 
 // volume sends one volume and takes it into the attempt.
@@ -410,7 +421,7 @@ func (b *Backup) manifest(ctx context.Context, st *State, stage *snapshot.Stage,
 		},
 		Position: uploader.Position{
 			Kind: p.Kind, Epoch: p.Epoch, Index: p.Index, Hash: hex.EncodeToString(p.Hash),
-			HashKind: p.HashKind, Time: p.Time.UTC(), Consistency: p.Consistency,
+			HashKind: p.HashKind, Time: p.Time.UTC(), Consistency: p.Consistency, Marks: p.Marks,
 		},
 		Opened: "none", Attested: "not possible",
 		Engines: facts.Engines, Pruning: facts.Pruning, Indexer: facts.Indexer,

@@ -99,6 +99,10 @@ func (r *Replica) witnesses(s observer.State) []check.Finding {
 			out = append(out, check.Finding{
 				Name: name, Level: check.Fail, Said: fmt.Sprintf("%s is on chain %s, the node on %s", w.URL, w.Cluster, s.Cluster), Hint: otherWitness(w.URL),
 			})
+		case w.Verdict == observer.Fork:
+			out = append(out, check.Finding{Name: name, Level: check.Fail, Said: w.URL + ": the chain has forked: " + w.Said, Hint: forked})
+		case w.Verdict == observer.Liar, w.Verdict == observer.OtherChain:
+			out = append(out, warn(name, otherWitness(w.URL), "%s does not share the node's history: %s", w.URL, w.Said))
 		default:
 			good++
 		}

@@ -18,11 +18,12 @@ func unfit(advice, format string, args ...any) error {
 
 // leader is the position that the witnesses of the same chain agree on: their
 // median, the lower one of two. A single liar among three can neither make us
-// wait for ever nor pass off a node that is behind.
+// wait for ever nor pass off a node that is behind; one that is known counts for
+// nothing.
 func leader(s observer.State) *observer.Position {
 	var known []observer.Position
 	for _, w := range s.Witness {
-		if w.Error == "" && w.Cluster == s.Cluster {
+		if w.Error == "" && w.Cluster == s.Cluster && w.Verdict != observer.Liar && w.Verdict != observer.OtherChain {
 			known = append(known, w.Position)
 		}
 	}
@@ -32,6 +33,9 @@ func leader(s observer.State) *observer.Position {
 	slices.SortFunc(known, func(a, b observer.Position) int { return int(a.Index) - int(b.Index) })
 	return &known[(len(known)-1)/2]
 }
+
+// forked is what to do where two histories are signed by the same validators.
+const forked = "make no backup and restore none until you know which history the chain goes on with: ask those who run it; the node's log and the witness's tell since when they differ"
 
 // stale is how old the newest block of a node without witnesses may be.
 const stale = 10 * time.Minute
@@ -73,6 +77,9 @@ func (r *Replica) isNoValidator(s observer.State) error {
 	if s.Voting > 0 {
 		return unfit("back up an observer beside it, a full node of the chain with a key of its own: set `replica.home: DIR` and `replica.rpc: URL` to that one's", "%s is a validator (voting power %d): it must not be stopped", s.Node.Name, s.Voting)
 	}
+	if s.NextVoting > 0 {
+		return unfit("back up an observer beside it, a full node of the chain with a key of its own: set `replica.home: DIR` and `replica.rpc: URL` to that one's", "%s is about to be a validator (voting power %d): it must not be stopped", s.Node.Name, s.NextVoting)
+	}
 	sign, err := SignState(r.o.Home)
 	if err != nil {
 		return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
@@ -83,11 +90,29 @@ func (r *Replica) isNoValidator(s observer.State) error {
 	return nil
 }
 
+// witnessesAgree: a witness of another chain is a mistake in the configuration, a
+// fork is one in the world. A liar is passed over, as long as somebody else shares
+// the node's history, or could not be asked.
 func (r *Replica) witnessesAgree(s observer.State) error {
+	strangers, others := 0, 0
 	for _, w := range s.Witness {
 		if w.Error == "" && w.Cluster != s.Cluster {
 			return unfit(otherWitness(w.URL), "witness %s is on chain %s, the node on %s", w.URL, w.Cluster, s.Cluster)
 		}
+		if w.Verdict == observer.Fork {
+			return unfit(forked, "the chain has forked, or the node is on its own: witness %s: %s", w.URL, w.Said)
+		}
+		switch {
+		case w.Verdict == observer.OtherChain:
+			strangers++
+		case w.Error == "" && w.Verdict != observer.Liar:
+			others++
+		}
+	}
+	if strangers > 0 && others == 0 {
+		w := s.Witness[slices.IndexFunc(s.Witness, func(w observer.Witness) bool { return w.Verdict == observer.OtherChain })]
+		return unfit("look which of them has the chain's genesis file: if it is the witness, the chain began anew and the node must join it; else "+otherWitness(w.URL),
+			"no witness shares the node's history: %s: %s", w.URL, w.Said)
 	}
 	return nil
 }

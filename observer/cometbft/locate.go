@@ -32,6 +32,7 @@ type Tip struct {
 	BlockTime  time.Time
 	AppVersion uint64 // the block protocol's app version
 	Engine     Engine
+	Marks      map[string]string // see stateMarks
 }
 
 // Locate reads the position of a sealed stage from its state database. The stage
@@ -50,7 +51,7 @@ func (l Layout) Locate(ctx context.Context, st *snapshot.Stage) (observer.Positi
 	}
 	return observer.Position{
 		Kind: "cometbft", Incarnation: g.Incarnation(), Index: uint64(tip.Height),
-		Hash: tip.AppHash, HashKind: "app_hash", Time: tip.BlockTime, Consistency: "stopped",
+		Hash: tip.AppHash, HashKind: "app_hash", Time: tip.BlockTime, Consistency: "stopped", Marks: tip.Marks,
 	}, nil
 }
 
@@ -158,6 +159,6 @@ func parseState(b []byte) (Tip, error) {
 	}
 	return Tip{
 		ChainID: s.ChainID, Height: s.LastBlockHeight, AppHash: s.AppHash, BlockHash: s.LastBlockID.Hash,
-		BlockTime: s.LastBlockTime.UTC(), AppVersion: s.Version.Consensus.App,
+		BlockTime: s.LastBlockTime.UTC(), AppVersion: s.Version.Consensus.App, Marks: stateMarks(&s),
 	}, nil
 }

@@ -26,6 +26,7 @@ type Options struct {
 	StopTimeout  time.Duration // the node's own stop
 	HoldDeadline time.Duration // the whole hold
 	MaxBehind    uint64        // blocks behind the witnesses; 0: 3
+	Trusted      *Trusted      // see Attestor
 }
 
 // Replica is a node of a chain that follows and does not vote.
@@ -38,6 +39,8 @@ type Replica struct {
 var (
 	_ observer.Replica = (*Replica)(nil)
 	_ observer.Holder  = (*Replica)(nil)
+
+	_ observer.Attester = (*Replica)(nil)
 )
 
 // New reads where the node keeps its files. It asks nothing of the live node.
@@ -61,6 +64,16 @@ type Facts struct {
 // Facts reads them from the layout.
 func (r *Replica) Facts(context.Context) (Facts, error) {
 	return Facts{Engines: r.layout.Engines(), Pruning: r.layout.Pruning, Indexer: r.layout.Indexer}, nil
+}
+
+// attestor asks the replica's witnesses.
+func (r *Replica) attestor() *Attestor {
+	return &Attestor{Witnesses: r.o.Witnesses, Own: r.o.RPC, Trusted: r.o.Trusted}
+}
+
+// Attest implements observer.Attester. See Attestor.
+func (r *Replica) Attest(ctx context.Context, p observer.Position, before observer.Evidence, wait time.Duration) (observer.Evidence, error) {
+	return r.attestor().Attest(ctx, p, before, wait)
 }
 
 // Roots implements observer.Replica.

@@ -5,14 +5,18 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/cometbft/cometbft/crypto"
 	rpchttp "github.com/cometbft/cometbft/rpc/client/http"
+	jsonrpc "github.com/cometbft/cometbft/rpc/jsonrpc/client"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
@@ -60,6 +64,38 @@ func redact(err error, raw string) error {
 	return errors.New(strings.NewReplacer(words...).Replace(err.Error()))
 }
 
+// maxAnswer bounds what a node may answer, in bytes. The longest that is asked for
+// is a header with the signatures, or a page with the keys, of a few hundred
+// validators.
+const maxAnswer = 32 << 20
+
+// dial makes a client of a node's RPC. It connects with its first call.
+func dial(raw string) (*rpchttp.HTTP, error) {
+	c, err := jsonrpc.DefaultHTTPClient(raw)
+	if err != nil {
+		return nil, err
+	}
+	if t, ok := c.Transport.(*http.Transport); ok {
+		t.DisableKeepAlives = true // asked a few times, minutes apart
+	}
+	c.Timeout, c.Transport = callTimeout, bounded{c.Transport}
+	return rpchttp.NewWithClient(raw, "/websocket", c)
+}
+
+// bounded cuts answers that are longer than any that is asked for.
+type bounded struct{ http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.RoundTripper.RoundTrip(r)
+	if err == nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	}
+	return resp, err
+}
+
 // nodeStatus is what a node's /status says, as far as it matters here.
 type nodeStatus struct {
 	chainID, id, moniker, version string
@@ -68,11 +104,13 @@ type nodeStatus struct {
 	catchingUp                    bool
 	power                         int64
 	validator                     string // consensus address, hex
+	key                           crypto.PubKey
 	listen                        string // the address that it tells its peers
+	channels                      []byte // that it opens to its peers
 }
 
 func askStatus(ctx context.Context, raw string) (nodeStatus, error) {
-	c, err := rpchttp.NewWithTimeout(raw, "/websocket", uint(callTimeout.Seconds()))
+	c, err := dial(raw)
 	if err != nil {
 		return nodeStatus{}, redact(err, raw)
 	}
@@ -86,14 +124,14 @@ func askStatus(ctx context.Context, raw string) (nodeStatus, error) {
 		chainID: s.NodeInfo.Network, id: string(s.NodeInfo.ID()), moniker: s.NodeInfo.Moniker, version: s.NodeInfo.Version,
 		height: s.SyncInfo.LatestBlockHeight, time: s.SyncInfo.LatestBlockTime, catchingUp: s.SyncInfo.CatchingUp,
 		power: s.ValidatorInfo.VotingPower, validator: s.ValidatorInfo.Address.String(),
-		listen: s.NodeInfo.ListenAddr,
+		key: s.ValidatorInfo.PubKey, listen: s.NodeInfo.ListenAddr, channels: s.NodeInfo.Channels,
 	}, nil
 }
 
 // peersOf asks a node for its peers: how many have called it, and whether one of
 // them all is the node with that id.
 func peersOf(ctx context.Context, raw, id string) (inbound int, has bool, err error) {
-	c, err := rpchttp.NewWithTimeout(raw, "/websocket", uint(callTimeout.Seconds()))
+	c, err := dial(raw)
 	if err != nil {
 		return 0, false, redact(err, raw)
 	}
@@ -115,7 +153,7 @@ func peersOf(ctx context.Context, raw, id string) (inbound int, has bool, err er
 // appAndPeers asks what status does not say. Both are facts for people: a node
 // that cannot answer is not refused for it.
 func appAndPeers(ctx context.Context, raw string) (app string, peers int, err error) {
-	c, err := rpchttp.NewWithTimeout(raw, "/websocket", uint(callTimeout.Seconds()))
+	c, err := dial(raw)
 	if err != nil {
 		return "", 0, redact(err, raw)
 	}
@@ -166,7 +204,9 @@ func (r *Replica) Describe(ctx context.Context) (observer.State, error) {
 	s.Position = observer.Position{
 		Kind: "cometbft", Incarnation: incarnation, Index: uint64(st.height), Time: st.time, Consistency: "live",
 	}
+	r.compare(ctx, &s)
 	s.Leader = leader(s)
+	s.NextVoting = nextPower(ctx, r.o.RPC, st)
 	return s, nil
 }
 
