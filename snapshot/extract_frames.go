@@ -51,6 +51,9 @@ func (x *extraction) volume(ctx context.Context, ix *Index) error {
 			defer dec.Close()
 			for d := range todo {
 				d.decode(dec, ix.vol)
+				if x.verify != nil && d.err == nil {
+					d.err = checkStock(d.stored, d.frame, ix.vol)
+				}
 				close(d.done)
 			}
 			return nil
@@ -79,16 +82,17 @@ func (x *extraction) write(ctx context.Context, ix *Index, order <-chan *decodin
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if d.err != nil {
-			return d.err
-		}
 		var err error
-		if d.skip {
+		switch {
+		case d.err != nil:
+			err = d.err
+		case d.skip:
 			err = x.pass(ix.vol, d.frame)
-		} else {
+		default:
+			x.follow(d.frame)
 			err = x.frame(ix.vol, d.frame, d.raw)
 		}
-		if err != nil {
+		if err = x.tell(ix, d.frame, err); err != nil {
 			return err
 		}
 		if err := x.progress.mayFlush(x); err != nil {
@@ -133,14 +137,14 @@ func (x *extraction) fetch(ctx context.Context, ix *Index, free <-chan *decoding
 			order <- d
 			continue
 		}
-		if r != nil && f.Off-at > gapBytes {
+		if r != nil && f.Off-at > x.gap() {
 			cerr := r.Close()
 			if r = nil; cerr != nil {
 				return cerr
 			}
 		}
 		if r == nil {
-			if r, err = ix.vol.Open(ctx, f.Off, ix.Data-f.Off); err != nil {
+			if r, err = ix.vol.Open(ctx, f.Off, x.ahead(ix, f)); err != nil {
 				return fmt.Errorf("%s: %w", ix.vol.Name, err)
 			}
 			at = f.Off

@@ -231,6 +231,9 @@ func sameTime(got, want time.Time) bool {
 // are kept. before is the number of files that began in earlier frames; after
 // counts those of this one as well.
 func (x *extraction) isKept(f IndexFrame, before int) (kept bool, after int) {
+	if x.verify != nil {
+		return !x.verify.chosen(), before
+	}
 	files, after := 0, before
 	kept = true
 	for _, p := range f.Entries {

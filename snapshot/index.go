@@ -226,6 +226,7 @@ type Index struct {
 	vol        VolumeSource
 	compressed []byte
 	raw        int64
+	framed     [3][]byte // all that follows the frames, as it was read; the seek table once Check has
 }
 
 // ReadIndex reads a volume's index from its end, by three ranged reads. Every
@@ -266,7 +267,7 @@ func ReadIndex(ctx context.Context, v VolumeSource) (*Index, error) {
 	if binary.LittleEndian.Uint32(whole) != indexMagic || int64(binary.LittleEndian.Uint32(whole[4:])) != clen+tailLen {
 		return nil, v.corrupt("its index is not framed as it should be")
 	}
-	x := &Index{SHA256: hex.EncodeToString(sum[:]), Data: indexEnd - tailLen - clen - 8, vol: v, compressed: body, raw: raw}
+	x := &Index{SHA256: hex.EncodeToString(sum[:]), Data: indexEnd - tailLen - clen - 8, vol: v, compressed: body, raw: raw, framed: [3][]byte{whole, tail}}
 	for line, err := range x.lines() {
 		if err != nil {
 			return nil, err

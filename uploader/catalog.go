@@ -3,6 +3,8 @@ package uploader
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,6 +20,8 @@ var (
 	ErrNoSuchBackup = errors.New("no such backup")
 	// ErrNewest: the newest READY backup is not deleted.
 	ErrNewest = errors.New("it is the newest READY backup")
+	// ErrFailed: a proof of the backup has failed since it was made.
+	ErrFailed = errors.New("the backup failed a proof")
 )
 
 // Status is the word for a backup's state.
@@ -56,8 +60,16 @@ type Backup struct {
 	// Grades and Pins are the names below grades/ and pins/, without directory and
 	// .json: "20261120T235500Z-verified", "ops".
 	Grades, Pins []string
+	// When it was last verified, drilled and sampled, by the grades' names; the zero
+	// times where it never was.
+	Verified, Drilled, Sampled time.Time
+	// Failed is the newest proof that found it wrong, nil where none did, or where
+	// one that goes as far has passed since. Nothing may be copied from such a
+	// backup, and a restore of it must be wanted.
+	Failed *Grade
 
-	objects int // how many the store has of it
+	body    []byte // of the manifest, as it was read
+	objects int    // how many the store has of it
 }
 
 // Catalog is one cluster's part of a store. It keeps nothing between calls and
@@ -76,6 +88,16 @@ func (c *Catalog) Store() Store { return c.store }
 
 // Cluster is whose catalog it is.
 func (c *Catalog) Cluster() string { return c.cluster }
+
+// ManifestSHA256 is the hash of the manifest's bytes as they were read, hex; only
+// Select has read them.
+func (b *Backup) ManifestSHA256() string {
+	if b.body == nil {
+		return ""
+	}
+	sum := sha256.Sum256(b.body)
+	return hex.EncodeToString(sum[:])
+}
 
 // Clusters lists the clusters that have anything in the store.
 func (c *Catalog) Clusters(ctx context.Context) ([]string, error) {
@@ -115,7 +137,7 @@ func (c *Catalog) List(ctx context.Context) ([]Backup, error) {
 			return nil, err
 		}
 		if m := b.Manifest; m != nil {
-			m.Volumes, m.Roots, m.LeftOut = nil, nil, nil
+			m.Volumes, m.Roots, m.LeftOut, b.body = nil, nil, nil, nil
 		}
 		out = append(out, b)
 	}
@@ -206,8 +228,8 @@ func (c *Catalog) objects(ctx context.Context, prefix string) (map[string]*direc
 			d.sizes[name] = o.Size
 			d.Size += o.Size
 			d.Volumes++
-		case isJSON && strings.HasPrefix(base, "grades/"):
-			d.Grades = append(d.Grades, strings.TrimPrefix(base, "grades/"))
+		case isJSON && strings.HasPrefix(base, gradesPrefix):
+			d.Grades = append(d.Grades, strings.TrimPrefix(base, gradesPrefix))
 		case isJSON && strings.HasPrefix(base, "pins/"):
 			d.Pins = append(d.Pins, strings.TrimPrefix(base, "pins/"))
 		}
@@ -218,6 +240,9 @@ func (c *Catalog) objects(ctx context.Context, prefix string) (map[string]*direc
 // judge reads the manifest, if there is one, and compares it with what is listed.
 func (c *Catalog) judge(ctx context.Context, d *directory) (Backup, error) {
 	b := d.Backup
+	if err := c.standing(ctx, &b); err != nil {
+		return b, err
+	}
 	if _, ok := d.sizes[manifestName]; !ok {
 		return b, nil
 	}
@@ -242,7 +267,7 @@ func (c *Catalog) judge(ctx context.Context, d *directory) (Backup, error) {
 	case err != nil:
 		return b, err
 	}
-	b.Manifest, b.Status = m, StatusReady
+	b.Manifest, b.Status, b.body = m, StatusReady, body
 	for _, v := range m.Volumes {
 		if size, ok := d.sizes[v.Name]; !ok {
 			b.Status, b.Text = StatusDamaged, v.Name+" is missing"
@@ -317,8 +342,8 @@ func first(a, b bool) int {
 
 // Delete removes a backup: its manifest first, so that what is half deleted is
 // never READY, then all other objects and the run's record. It moves no pointer.
-// The newest READY one is refused with ErrNewest, one that is being made with
-// fsx.ErrLocked.
+// The newest READY one that failed no proof, and the one that latest points to, are
+// refused with ErrNewest, one that is being made with fsx.ErrLocked.
 func (c *Catalog) Delete(ctx context.Context, id string) error {
 	all, err := c.List(ctx)
 	if err != nil {
@@ -331,7 +356,7 @@ func (c *Catalog) Delete(ctx context.Context, id string) error {
 	switch b := all[i]; {
 	case b.Status == StatusBackingUp:
 		return hint.Add(fmt.Errorf("%s is being made (%s): %w", id, b.Text, fsx.ErrLocked), "end that run first; one that was killed counts as ABANDONED after an hour")
-	case b.Status == StatusReady && i == slices.IndexFunc(all, isReady):
+	case b.good() && i == slices.IndexFunc(all, func(b Backup) bool { return b.good() }):
 		return hint.Add(fmt.Errorf("%s: %w", id, ErrNewest), "make a newer backup first")
 	case b.Status == StatusReady && b.Latest:
 		return hint.Add(fmt.Errorf("%s: %w that latest points to", id, ErrNewest), "make a newer backup first")

@@ -17,10 +17,12 @@ const (
 	// SumsName is the list of all files' hashes of a backup.
 	SumsName     = "SHA256SUMS.zst"
 	manifestName = "manifest.json"
-	latestName   = "latest.json"
-	textName     = "latest.txt"
-	readmeName   = "README.txt"
-	leaseName    = "lease.json"
+	// signatureName is the signature of the manifest's bytes.
+	signatureName = "manifest.sig"
+	latestName    = "latest.json"
+	textName      = "latest.txt"
+	readmeName    = "README.txt"
+	leaseName     = "lease.json"
 )
 
 const idTime = "20060102T150405Z"

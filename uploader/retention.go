@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -39,7 +38,8 @@ func (c *Catalog) PlanExpire(ctx context.Context, p Policy, now time.Time) ([]Ex
 // policy says, these are never in the plan: the newest READY backup, the one that
 // latest points to, the newest that was verified, pinned ones, what was not READY
 // itself or had no READY successor 72 hours ago, and everything that this eddy
-// cannot judge (DAMAGED, NEWER, BACKING_UP).
+// cannot judge (DAMAGED, NEWER, BACKING_UP). One that failed a proof takes nobody's
+// place: it is counted for none of these.
 func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 	var out []Expiry
 	ready, verified := 0, 0
@@ -47,7 +47,6 @@ func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 	for _, b := range all {
 		switch b.Status {
 		case StatusReady:
-			ready++
 			since := b.Ready
 			if since.IsZero() {
 				since = b.Created
@@ -55,12 +54,15 @@ func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 			// One of a lower height may be READY long after that of a higher one: made by
 			// a node that lags, or by a slow upload.
 			young := now.Sub(successor) < graceOfReady || now.Sub(since) < graceOfReady
-			kept := ready <= max(1, p.Last) || b.Latest || len(b.Pins) > 0 || young
-			if b.verified() {
-				verified++
-				kept = kept || verified == 1
+			kept := ready < max(1, p.Last) || b.Latest || len(b.Pins) > 0 || young
+			if b.good() {
+				ready++
+				if !b.Verified.IsZero() {
+					verified++
+					kept = kept || verified == 1
+				}
+				successor = since
 			}
-			successor = since
 			if !kept {
 				out = append(out, Expiry{ID: b.ID, Reason: "older than the last that are kept", Size: b.Size})
 			}
@@ -89,44 +91,8 @@ func (b *Backup) touched() time.Time {
 	return b.Created
 }
 
-func (b *Backup) verified() bool {
-	return slices.ContainsFunc(b.Grades, func(g string) bool { return strings.HasSuffix(g, "-verified") })
-}
-
-// LastVerified is when a backup that is still there was last read back whole, the
-// zero time where none was. It lists names and reads no manifest.
-func (c *Catalog) LastVerified(ctx context.Context) (time.Time, error) {
-	found, err := c.objects(ctx, c.dataPrefix())
-	if err != nil {
-		return time.Time{}, err
-	}
-	var last time.Time
-	for _, d := range found {
-		if _, ok := d.sizes[manifestName]; !ok {
-			continue // deleted, or half of it
-		}
-		for _, g := range d.Grades {
-			if at := gradeTime(g, "verified"); at.After(last) {
-				last = at
-			}
-		}
-	}
-	return last, nil
-}
-
-// gradeTime is when a grade of a kind was given, by its name
-// (20261120T235500Z-verified); the zero time for all other names.
-func gradeTime(name, kind string) time.Time {
-	when, ok := strings.CutSuffix(name, "-"+kind)
-	if !ok {
-		return time.Time{}
-	}
-	at, err := time.Parse(idTime, when)
-	if err != nil {
-		return time.Time{}
-	}
-	return at
-}
+// good tells a READY backup that no proof has found wrong.
+func (b *Backup) good() bool { return b.Status == StatusReady && b.Failed == nil }
 
 // Apply deletes what a plan names and the policy, asked again of what is there by
 // now, still lets go: a backup that was pinned since, or that became the newest

@@ -12,9 +12,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever the history and the policy, retention leaves the newest READY backup,
-// what latest points to, the newest verified, pinned ones, all that were not READY,
-// or had no READY successor, three days ago, and what it cannot judge.
+// Whatever the history and the policy, retention leaves the newest READY backup that
+// failed no proof, what latest points to, the newest verified, pinned ones, all that
+// were not READY, or had no READY successor, three days ago, and what it cannot judge.
 func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := t0
@@ -35,7 +35,10 @@ func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
 				b.Manifest.Position.Index = rapid.Uint64Range(1, 9).Draw(t, "height")
 				b.Latest = rapid.IntRange(0, 5).Draw(t, "latest") == 0
 				if rapid.IntRange(0, 4).Draw(t, "graded") == 0 {
-					b.Grades = []string{"20261120T000000Z-verified"}
+					b.Verified = now
+				}
+				if rapid.IntRange(0, 4).Draw(t, "failed") == 0 {
+					b.Failed = &Grade{}
 				}
 				if rapid.IntRange(0, 6).Draw(t, "pinned") == 0 {
 					b.Pins = []string{"ops"}
@@ -54,10 +57,13 @@ func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
 			dead := gone[b.ID]
 			switch b.Status {
 			case StatusReady:
-				if dead && (newer == nil || now.Sub(newer.Ready) < 72*time.Hour || now.Sub(b.Ready) < 72*time.Hour || b.Latest || len(b.Pins) > 0 || b.verified() && !verified) {
+				graded := b.good() && !b.Verified.IsZero()
+				if dead && (newer == nil || now.Sub(newer.Ready) < 72*time.Hour || now.Sub(b.Ready) < 72*time.Hour || b.Latest || len(b.Pins) > 0 || graded && !verified) {
 					t.Fatalf("%+v would be deleted; its successor is %+v", b, newer)
 				}
-				newer, verified = &all[i], verified || b.verified()
+				if verified = verified || graded; b.good() { // one that failed takes nobody's place
+					newer = &all[i]
+				}
 			case StatusDamaged, StatusNewer, StatusBackingUp:
 				if dead {
 					t.Fatalf("%s is %s and would be deleted", b.ID, b.Status)
@@ -89,17 +95,19 @@ func TestPlanExpire(t *testing.T) {
 		all  []Backup
 		want []int // places of what goes
 	}{
-		"the last three stay":     {3, []Backup{at(1*day, StatusReady), at(5*day, StatusReady), at(9*day, StatusReady), at(13*day, StatusReady), at(17*day, StatusReady)}, []int{3, 4}},
-		"last 0 means 1":          {0, []Backup{at(9*day, StatusReady), at(10*day, StatusReady)}, []int{1}},
-		"72 hours of grace":       {1, []Backup{at(71*time.Hour, StatusReady), at(30*day, StatusReady), at(31*day, StatusReady)}, []int{2}},
-		"grace from READY on":     {1, []Backup{at(4*day, StatusReady, func(b *Backup) { b.Ready = b.Created.Add(2 * day) }), at(30*day, StatusReady)}, nil},
-		"no newer one, but late":  {1, []Backup{at(9*day, StatusReady), at(20*day, StatusReady, func(b *Backup) { b.Ready = t0.Add(-time.Hour) })}, nil},
-		"damaged counts for none": {1, []Backup{at(1*day, StatusDamaged), at(9*day, StatusReady), at(19*day, StatusReady)}, []int{2}},
-		"pinned":                  {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, func(b *Backup) { b.Pins = []string{"x"} }), at(29*day, StatusReady)}, []int{2}},
-		"newest verified":         {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow), at(29*day, StatusReady, verifiedNow)}, []int{2}},
-		"leavings after a week":   {1, []Backup{at(6*day, StatusIncomplete), at(8*day, StatusIncomplete), at(8*day, StatusAbandoned), at(8*day, StatusBackingUp)}, []int{1, 2}},
-		"a slow upload":           {1, []Backup{at(20*day, StatusIncomplete, func(b *Backup) { b.Touched = t0.Add(-time.Hour) })}, nil},
-		"errors after two":        {1, []Backup{at(6*day, StatusError), at(8*day, StatusError), at(8*day, StatusError, func(b *Backup) { b.objects = 0 }), at(15*day, StatusError)}, []int{1, 3}},
+		"the last three stay":        {3, []Backup{at(1*day, StatusReady), at(5*day, StatusReady), at(9*day, StatusReady), at(13*day, StatusReady), at(17*day, StatusReady)}, []int{3, 4}},
+		"last 0 means 1":             {0, []Backup{at(9*day, StatusReady), at(10*day, StatusReady)}, []int{1}},
+		"72 hours of grace":          {1, []Backup{at(71*time.Hour, StatusReady), at(30*day, StatusReady), at(31*day, StatusReady)}, []int{2}},
+		"grace from READY on":        {1, []Backup{at(4*day, StatusReady, func(b *Backup) { b.Ready = b.Created.Add(2 * day) }), at(30*day, StatusReady)}, nil},
+		"no newer one, but late":     {1, []Backup{at(9*day, StatusReady), at(20*day, StatusReady, func(b *Backup) { b.Ready = t0.Add(-time.Hour) })}, nil},
+		"damaged counts for none":    {1, []Backup{at(1*day, StatusDamaged), at(9*day, StatusReady), at(19*day, StatusReady)}, []int{2}},
+		"pinned":                     {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, func(b *Backup) { b.Pins = []string{"x"} }), at(29*day, StatusReady)}, []int{2}},
+		"newest verified":            {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow), at(29*day, StatusReady, verifiedNow)}, []int{2}},
+		"failed ones stand for none": {1, []Backup{at(1*day, StatusReady, failedNow), at(9*day, StatusReady, failedNow), at(19*day, StatusReady), at(29*day, StatusReady), at(39*day, StatusReady, failedNow)}, []int{3, 4}},
+		"verified, and failed since": {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow, failedNow), at(29*day, StatusReady, verifiedNow)}, []int{1}},
+		"leavings after a week":      {1, []Backup{at(6*day, StatusIncomplete), at(8*day, StatusIncomplete), at(8*day, StatusAbandoned), at(8*day, StatusBackingUp)}, []int{1, 2}},
+		"a slow upload":              {1, []Backup{at(20*day, StatusIncomplete, func(b *Backup) { b.Touched = t0.Add(-time.Hour) })}, nil},
+		"errors after two":           {1, []Backup{at(6*day, StatusError), at(8*day, StatusError), at(8*day, StatusError, func(b *Backup) { b.objects = 0 }), at(15*day, StatusError)}, []int{1, 3}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []int
@@ -113,7 +121,9 @@ func TestPlanExpire(t *testing.T) {
 	}
 }
 
-func verifiedNow(b *Backup) { b.Grades = []string{"20261120T000000Z-verified"} }
+func verifiedNow(b *Backup) { b.Verified = t0 }
+
+func failedNow(b *Backup) { b.Failed = &Grade{Kind: GradeFailed} }
 
 // age sets the times of all that the store has of a backup.
 func age(t *testing.T, c *Catalog, id string, to time.Time) {

@@ -16,10 +16,11 @@ import (
 // READY, else the newest of the list, with a Warning.
 func (c *Catalog) Latest(ctx context.Context) (Backup, error) { return c.Select(ctx, "latest") }
 
-// Select finds one backup by id, unique beginning of an id, latest, height:N (the
-// newest at or below N), before:TIME (RFC 3339 or a date, which is its midnight in
-// UTC) or label:L. Named by its id a backup is returned whatever its Status is;
-// all other names find READY ones. The error has ErrNoSuchBackup in its chain
+// Select finds one backup by id, unique beginning of an id, latest, verified and
+// drilled (the newest that was, and has not failed since), height:N (the newest at
+// or below N), before:TIME (RFC 3339 or a date, which is its midnight in UTC) or
+// label:L. Named by its id a backup is returned whatever its Status is; all other
+// names find READY ones, which may have Failed a proof. The error has ErrNoSuchBackup in its chain
 // where nothing fits, ErrDamaged where only a damaged one does.
 func (c *Catalog) Select(ctx context.Context, sel string) (Backup, error) {
 	if validID(sel) {
@@ -101,8 +102,10 @@ func (c *Catalog) parseSelector(sel string) (fits func(Backup) bool, why string,
 		return nil, "", c.none("the name is empty")
 	case sel == "latest":
 		return func(Backup) bool { return true }, "none is READY", nil
-	case sel == "verified", sel == "drilled":
-		return nil, "", hint.Add(fmt.Errorf("%w: none is %s", ErrNoSuchBackup, sel), "this eddy gives no grades yet; name a backup by its id, or latest")
+	case sel == GradeVerified:
+		return func(b Backup) bool { return b.good() && !b.Verified.IsZero() }, "none is verified, or it failed since; `eddy verify latest --read-data` reads one back", nil
+	case sel == GradeDrilled:
+		return func(b Backup) bool { return b.good() && !b.Drilled.IsZero() }, "none is drilled, or it failed since", nil
 	case kind == "height" && arg != "":
 		n, err := strconv.ParseUint(arg, 10, 64)
 		if err != nil {

@@ -83,7 +83,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, observer.ErrNotFit), errors.Is(err, control.ErrStopped), errors.Is(err, control.ErrKilled),
 		errors.Is(err, control.ErrStopTimeout), errors.Is(err, control.ErrNotDown):
 		return exitNotFit
-	case errors.Is(err, job.ErrProof):
+	case errors.Is(err, job.ErrProof), errors.Is(err, uploader.ErrFailed):
 		return exitProof
 	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged):
 		return exitCorrupt
@@ -113,7 +113,7 @@ func reason(err error) string {
 		return job.ReasonHold
 	case errors.Is(err, observer.ErrNotFit):
 		return job.ReasonGate
-	case errors.Is(err, job.ErrProof):
+	case errors.Is(err, job.ErrProof), errors.Is(err, uploader.ErrFailed):
 		return job.ReasonProof
 	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged):
 		return job.ReasonCorrupt

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,44 @@ type listed struct {
 	Volumes  int       `json:"volumes"`
 	Created  time.Time `json:"created"`
 	Text     string    `json:"text,omitempty"` // of an error, or the progress
+	graded
+}
+
+// graded is what proofs have said of a backup; zero times where there were none.
+type graded struct {
+	Sampled  time.Time `json:"sampled,omitzero"`
+	Verified time.Time `json:"verified,omitzero"`
+	Drilled  time.Time `json:"drilled,omitzero"`
+	Failed   time.Time `json:"failed,omitzero"` // and nothing as strong has passed since
+	Why      string    `json:"why,omitempty"`   // it failed
+}
+
+func gradedOf(b uploader.Backup) graded {
+	g := graded{Sampled: b.Sampled, Verified: b.Verified, Drilled: b.Drilled}
+	if f := b.Failed; f != nil {
+		g.Failed, g.Why = f.Given, f.By+": "+f.Why()
+	}
+	return g
+}
+
+// proof is the grade for people: the failure, or what was proven, and how long ago.
+// A sample says nothing beside every byte.
+func (g graded) proof(now time.Time) string {
+	ago := func(word string, t time.Time) string { return word + " " + ui.Ago(now.Sub(t)) }
+	if !g.Failed.IsZero() {
+		return ago("FAILED", g.Failed)
+	}
+	var all []string
+	if !g.Drilled.IsZero() {
+		all = append(all, ago("drilled", g.Drilled))
+	}
+	switch {
+	case !g.Verified.IsZero():
+		all = append(all, ago("verified", g.Verified))
+	case !g.Sampled.IsZero():
+		all = append(all, ago("sampled", g.Sampled))
+	}
+	return strings.Join(all, ", ")
 }
 
 func (listed) MessageType() string { return "backup" }
@@ -36,7 +75,7 @@ func (listed) MessageType() string { return "backup" }
 func (l listed) Line() string { return "" } // the table shows it
 
 func asListed(b uploader.Backup) listed {
-	l := listed{ID: b.ID, Status: string(b.Status), Label: b.Label, Latest: b.Latest, Size: b.Size, Volumes: b.Volumes, Created: b.Created, Text: b.Text}
+	l := listed{ID: b.ID, Status: string(b.Status), Label: b.Label, Latest: b.Latest, Size: b.Size, Volumes: b.Volumes, Created: b.Created, Text: b.Text, graded: gradedOf(b)}
 	if b.Manifest != nil {
 		l.Position = b.Manifest.Position.Index
 	}
@@ -62,7 +101,8 @@ func (a *app) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := ui.Table("ID", "STATUS", "HEIGHT", "STORED", "CREATED", "")
+			now := time.Now()
+			t := ui.Table("ID", "STATUS", "HEIGHT", "STORED", "CREATED", "PROOF", "")
 			for _, b := range all {
 				if len(args) == 1 && b.Label != args[0] {
 					continue
@@ -74,7 +114,7 @@ func (a *app) listCommand() *cobra.Command {
 					}
 					continue
 				}
-				note := l.Text
+				note := cmp.Or(l.Text, l.Why)
 				if l.Latest {
 					note = strings.TrimSpace("latest " + note)
 				}
@@ -82,7 +122,7 @@ func (a *app) listCommand() *cobra.Command {
 				if l.Position > 0 {
 					height = fmt.Sprint(l.Position)
 				}
-				t.Row(l.ID, l.Status, height, ui.Bytes(l.Size), l.Created.Local().Format("2006-01-02 15:04"), note)
+				t.Row(l.ID, l.Status, height, ui.Bytes(l.Size), l.Created.Local().Format("2006-01-02 15:04"), l.proof(now), note)
 			}
 			if !a.json {
 				if t.Len() == 0 {
@@ -121,7 +161,8 @@ func (c clusterName) Line() string      { return c.Cluster }
 
 // shown is `eddy show`: the manifest as it stands in the bucket.
 type shown struct {
-	Status   string             `json:"status"`
+	Status string `json:"status"`
+	graded
 	Manifest *uploader.Manifest `json:"manifest"`
 }
 
@@ -146,7 +187,11 @@ func (a *app) showCommand() *cobra.Command {
 			if b.Manifest == nil {
 				return a.result(plain{Type: "show", Text: fmt.Sprintf("%s is %s: %s", b.ID, b.Status, b.Text)})
 			}
-			return a.result(shown{Status: string(b.Status), Manifest: b.Manifest})
+			g := gradedOf(b)
+			if p := g.proof(time.Now()); p != "" && !a.json { // stdout is the manifest, to the byte
+				fmt.Fprintln(a.err, strings.TrimSuffix(b.ID+" is "+p+": "+g.Why, ": "))
+			}
+			return a.result(shown{Status: string(b.Status), graded: g, Manifest: b.Manifest})
 		},
 	}
 }

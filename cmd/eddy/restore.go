@@ -22,6 +22,7 @@ type restoreFlags struct {
 	into, owner           string
 	only, roots           []string
 	noStart, undo, forget bool
+	acceptFailed          bool
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -29,8 +30,8 @@ func (a *app) restoreCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "restore SEL [--into DIR]",
 		Short: "bring a backup back, in place or into a directory",
-		Long: `Restore one backup. SEL is an id, the beginning of one, latest, height:N,
-before:TIME or label:L.
+		Long: `Restore one backup. SEL is an id, the beginning of one, latest, verified, drilled,
+height:N, before:TIME or label:L.
 
 With --into it fills an empty or absent directory, and needs neither configuration
 nor node. Without, it replaces the data of the node that the configuration names:
@@ -57,6 +58,7 @@ nothing starts the node between two of its steps.`,
 	c.Flags().StringArrayVar(&f.only, "only", nil, "restore only what matches this glob (repeatable; with --into)")
 	c.Flags().StringArrayVar(&f.roots, "root", nil, "NAME=DIR: where a root outside the home belongs on this machine (repeatable; in place)")
 	c.Flags().BoolVar(&f.noStart, "no-start", false, "leave the node down (in place)")
+	c.Flags().BoolVar(&f.acceptFailed, "accept-failed", false, "restore it although a proof of it failed")
 	c.Flags().BoolVar(&f.undo, "undo", false, "bring back what was there before the newest restore in place")
 	c.Flags().BoolVar(&f.forget, "forget", false, "remove what restores in place have kept")
 	return c
@@ -83,7 +85,7 @@ func (a *app) newRestore(ctx context.Context, c *config.Config, f restoreFlags, 
 	if err != nil {
 		return r, err
 	}
-	r = job.Restore{Store: cat.Store(), Catalog: cat, Selector: sel, Into: f.into, Only: f.only, Home: c.Replica.Home, Events: a.ui, Now: time.Now}
+	r = job.Restore{Store: cat.Store(), Catalog: cat, Selector: sel, AcceptFailed: f.acceptFailed, Into: f.into, Only: f.only, Home: c.Replica.Home, Events: a.ui, Now: time.Now}
 	if f.owner != "" {
 		if r.Owner, err = job.ParseOwner(f.owner); err != nil {
 			return r, errorsJoinUsage(err)

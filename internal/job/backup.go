@@ -318,7 +318,8 @@ func (b *Backup) ready(ctx context.Context, started bool) (observer.State, error
 	}
 }
 
-// unchanged tells whether the newest READY backup holds this very position.
+// unchanged tells whether the newest READY backup holds this very position, and no
+// proof has found it wrong.
 func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) (bool, error) {
 	newest, err := b.Catalog.Latest(ctx)
 	if errors.Is(err, uploader.ErrNoSuchBackup) {
@@ -328,10 +329,12 @@ func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) 
 		return false, err
 	}
 	m := newest.Manifest
-	if m == nil || m.Incarnation != s.Position.Incarnation {
+	if m == nil || newest.Failed != nil || m.Incarnation != s.Position.Incarnation {
 		return false, nil
 	}
-	if s.Position.Index < m.Position.Index {
+	// A node that follows others that are further on lags, as may be where another
+	// observer was a moment faster.
+	if follows := s.Leader != nil && s.Leader.Index >= m.Position.Index; s.Position.Index < m.Position.Index && !follows {
 		return false, hint.Add(fmt.Errorf("%w: it is at %s, and backup %s has height %d of the same history: it went back", observer.ErrNotFit, s.Position, m.ID, m.Position.Index),
 			"another observer may be ahead of this one: wait until it has caught up; if this node was set back, let it follow the chain again")
 	}

@@ -25,13 +25,15 @@ type Restore struct {
 	Store    uploader.Store
 	Catalog  *uploader.Catalog
 	Selector string
-	Into     string
-	Only     []string        // globs; empty: everything
-	Owner    *snapshot.Owner // nil: the owner of the target directory or of its nearest parent
-	Home     string          // of the live node, whose backups would take what is restored into it; "": not known
-	Events   ui.Sink
-	Now      func() time.Time
-	FS       fsx.FS // makes the changes
+	// AcceptFailed restores a backup that failed a proof, too.
+	AcceptFailed bool
+	Into         string
+	Only         []string        // globs; empty: everything
+	Owner        *snapshot.Owner // nil: the owner of the target directory or of its nearest parent
+	Home         string          // of the live node, whose backups would take what is restored into it; "": not known
+	Events       ui.Sink
+	Now          func() time.Time
+	FS           fsx.FS // makes the changes
 }
 
 // ErrNotEmpty: the target of a restore holds something already.
@@ -108,6 +110,13 @@ func (r *Restore) find(ctx context.Context) (*uploader.Manifest, error) {
 	if sel.Warning != "" {
 		r.Events.Emit(Warning{Text: sel.Warning})
 	}
+	if g := sel.Failed; g != nil {
+		why := fmt.Sprintf("%s failed its proof (%s) at %s: %s", sel.ID, g.By, g.Given.UTC().Format(time.RFC3339), g.Why())
+		if !r.AcceptFailed {
+			return nil, hint.Add(fmt.Errorf("%w: %s", uploader.ErrFailed, why), "`eddy restore verified` takes the newest that passed; --accept-failed takes this one all the same, and still refuses every byte that is wrong")
+		}
+		r.Events.Emit(Warning{Text: why, Hint: "it is restored because --accept-failed says so"})
+	}
 	m := sel.Manifest
 	if sel.Status == uploader.StatusNewer {
 		return nil, hint.Add(fmt.Errorf("%s: %w", sel.ID, uploader.ErrNewer), "use a newer eddy, or stock tools: README.txt in the store has the commands")
@@ -145,19 +154,27 @@ func versionOf(m *uploader.Manifest) string {
 	return s
 }
 
-// volumes are those of the backup, each with the index that the manifest names.
-func (r *Restore) volumes(ctx context.Context, m *uploader.Manifest) ([]snapshot.VolumeSource, error) {
+// volumesOf are those of a backup, to read from.
+func volumesOf(c *uploader.Catalog, m *uploader.Manifest) []snapshot.VolumeSource {
 	vols := make([]snapshot.VolumeSource, len(m.Volumes))
 	for i, v := range m.Volumes {
-		key := r.Catalog.ObjectKey(m.ID, v.Name)
+		key := c.ObjectKey(m.ID, v.Name)
 		vols[i] = snapshot.VolumeSource{
 			Name: v.Name, Size: v.Size,
 			Open: func(ctx context.Context, off, n int64) (io.ReadCloser, error) {
 				// The hash of every frame is checked, so a copy of the store with other
 				// ETags will do; the reader itself never joins two versions.
-				return r.Store.Open(ctx, key, "", off, n)
+				return c.Store().Open(ctx, key, "", off, n)
 			},
 		}
+	}
+	return vols
+}
+
+// volumes are those of the backup, each with the index that the manifest names.
+func (r *Restore) volumes(ctx context.Context, m *uploader.Manifest) ([]snapshot.VolumeSource, error) {
+	vols := volumesOf(r.Catalog, m)
+	for i, v := range m.Volumes {
 		ix, err := snapshot.ReadIndex(ctx, vols[i])
 		if err != nil {
 			return nil, err

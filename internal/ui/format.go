@@ -30,6 +30,20 @@ func Duration(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
+// Ago writes how long ago something was, roughly: 5 min ago, 2 h ago, 3 d ago.
+func Ago(d time.Duration) string {
+	switch {
+	case d < time.Minute: // and clocks that differ
+		return "just now"
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", d/time.Hour)
+	default:
+		return fmt.Sprintf("%d d ago", d/(24*time.Hour))
+	}
+}
+
 // Rows is a table whose columns are as wide as they must be.
 type Rows struct {
 	rows [][]string

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/eddy-backup/eddy/internal/config"
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/uploader"
+)
+
+// verifyFlags are those of `eddy verify`.
+type verifyFlags struct {
+	readData, noGrade bool
+	sample            string
+	seed              uint64
+}
+
+func (a *app) verifyCommand() *cobra.Command {
+	var f verifyFlags
+	c := &cobra.Command{
+		Use: "verify SEL", Short: "prove a backup from what the store has of it", Args: cobra.ExactArgs(1),
+		Long: `Prove a backup from what the store has of it. SEL is as with restore. It needs a
+store and a cluster only: no configuration, no node.
+
+By itself it looks: every object is there, with its size and its checksum where the
+store tells one; index, seek table, list of hashes and manifest agree. With --sample
+it reads a share of the frames back as well, chosen at random; with --read-data
+every byte, and compares every hash.
+
+What was proven is written beside the backup as a grade: sampled, verified, or
+failed. docs/proof.md says what each proves, and what not.`,
+		Example: "  eddy verify latest\n  eddy verify latest --sample 5%\n  eddy verify latest --read-data --store s3://backups/eddy --cluster gaia-main",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			boundMemory()
+			v, err := f.job(cmd.Flags().Changed("seed"))
+			if err != nil {
+				return errorsJoinUsage(err)
+			}
+			c, err := a.load(config.NeedCatalog)
+			if err != nil {
+				return err
+			}
+			if _, v.Catalog, err = a.openCatalog(cmd.Context(), c); err != nil {
+				return err
+			}
+			if v.Host, err = os.Hostname(); err != nil {
+				return fmt.Errorf("host name: %w", err)
+			}
+			v.Selector, v.Version, v.Events, v.Now = args[0], version, a.ui, time.Now
+			done, err := v.Run(cmd.Context())
+			if done.ID != "" {
+				err = errors.Join(a.result(done), err)
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&f.readData, "read-data", false, "read every byte back")
+	c.Flags().StringVar(&f.sample, "sample", "", "N%: read that share of the frames back, chosen at random")
+	c.Flags().Uint64Var(&f.seed, "seed", 0, "choose the frames of a sample as the run did that printed this seed")
+	c.Flags().BoolVar(&f.noGrade, "no-grade", false, "write no grade: for credentials that may only read")
+	return c
+}
+
+func (f verifyFlags) job(seeded bool) (job.Verify, error) {
+	v := job.Verify{By: uploader.ByQuick, NoGrade: f.noGrade, Seed: f.seed}
+	switch {
+	case f.readData && f.sample != "":
+		return v, hint.Add(errors.New("--read-data and --sample exclude each other"), "--read-data reads all of it")
+	case f.readData:
+		v.By = uploader.ByReadData
+	case f.sample != "":
+		n, err := strconv.ParseFloat(strings.TrimSuffix(f.sample, "%"), 64)
+		if err != nil || !(n > 0 && n <= 100) {
+			return v, hint.Add(fmt.Errorf("--sample %q", f.sample), "write a share above 0% and up to 100%: --sample 5%")
+		}
+		v.By, v.Share = uploader.BySample, n/100
+		if !seeded {
+			v.Seed = rand.Uint64N(1 << 53) // as a number of JSON it stays what it is
+		}
+	}
+	if seeded && v.By != uploader.BySample {
+		return v, hint.Add(errors.New("--seed without --sample"), "a seed chooses the frames of a sample")
+	}
+	return v, nil
+}
