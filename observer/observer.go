@@ -163,6 +163,43 @@ type Auditor interface {
 	Audit(ctx context.Context, st *snapshot.Stage) (unread []string, err error)
 }
 
+// Checked is what an offline look into a dump has shown.
+type Checked struct {
+	// Opened is how much of the dump could be looked into: "all", "part", "none".
+	Opened string `json:"opened"`
+	// Grade is what it makes of the dump, in the kind's own words.
+	Grade  string         `json:"grade,omitempty"`
+	Layers []CheckedLayer `json:"layers,omitempty"`
+	// Proven counts what was proven, by the kind's own words.
+	Proven map[string]int64 `json:"proven,omitempty"`
+	// Notes are what is not wrong and could not be proven, a line each.
+	Notes   []string `json:"notes,omitempty"`
+	Seconds float64  `json:"seconds"`
+	Peak    int64    `json:"peak_bytes,omitempty"` // memory of the process that looked
+	// Unfinished says why the look was given up, which is not the dump's fault.
+	Unfinished string `json:"unfinished,omitempty"`
+	// Findings are what is wrong with the dump, a line each, the first found first.
+	Findings []string `json:"findings,omitempty"`
+	Hint     string   `json:"-"` // to the first finding, or to Unfinished
+}
+
+// CheckedLayer is one part of a dump that is looked into by itself.
+type CheckedLayer struct {
+	Name   string `json:"name"` // "blocks", "state", "app"
+	Engine string `json:"engine,omitempty"`
+	Opened bool   `json:"opened"`
+	Said   string `json:"said,omitempty"` // what it is, or why it was not opened
+}
+
+// Checker is a replica whose dump can be looked into without a live node.
+type Checker interface {
+	// Check looks into a dump at a position, in a process of its own, and changes
+	// nothing. trees are where its files lie: of a sealed stage, or of a copy. What
+	// is wrong with the dump is in what it returns; an error means that nothing can
+	// be said.
+	Check(ctx context.Context, trees []snapshot.Tree, at Position) (Checked, error)
+}
+
 // Holder is a replica that must stand still to be captured.
 type Holder interface {
 	// Gate returns nil when it is safe to stop the replica right now, an error

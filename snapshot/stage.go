@@ -208,6 +208,22 @@ func (s *Stage) ID() string { return s.id }
 // Roots are the roots of the stage.
 func (s *Stage) Roots() []Root { return slices.Clone(s.roots) }
 
+// Tree is what a sealed stage has of one root, as files that nobody may change.
+type Tree struct {
+	Name string // where it stands in the archive; "" for the home
+	Dir  string
+}
+
+// Trees are where a sealed stage's files lie, a directory for each root. They go
+// as Drop takes them.
+func (s *Stage) Trees() []Tree {
+	var out []Tree
+	for _, r := range s.roots {
+		out = append(out, Tree{r.Prefix, s.dir(r)})
+	}
+	return out
+}
+
 // Digest is the sha256 of a sealed stage's listing, in hex; "" before.
 func (s *Stage) Digest() string {
 	s.mu.Lock()

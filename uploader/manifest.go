@@ -31,7 +31,8 @@ type Manifest struct {
 	System      string    `json:"system"`
 	Versions    Versions  `json:"versions"`
 	Position    Position  `json:"position"`
-	Opened      string    `json:"opened"`   // "none": no database was opened and checked
+	Opened      string    `json:"opened"` // how much of the dump was looked into: all, part, none
+	Check       *Check    `json:"check,omitempty"`
 	Attested    string    `json:"attested"` // how many witnesses agree: "n of m", "pending", "not possible"
 	Attest      *Attest   `json:"attest,omitempty"`
 	Stored      string    `json:"stored"` // how the stored bytes were checked: checksum, sample, read-back
@@ -78,6 +79,27 @@ type Position struct {
 	Consistency string    `json:"consistency"`
 	// Marks are what others can be asked about, by names of the kind.
 	Marks map[string]string `json:"marks,omitempty"`
+}
+
+// Check is the evidence behind Opened: what a look into the dump has shown before
+// it was sent. The kind's own words are in Grade, the layers and Proven.
+type Check struct {
+	Opened     string           `json:"opened"`
+	Grade      string           `json:"grade,omitempty"`
+	Layers     []CheckedLayer   `json:"layers,omitempty"`
+	Proven     map[string]int64 `json:"proven,omitempty"`
+	Notes      []string         `json:"notes,omitempty"` // what could not be proven, a line each
+	Seconds    float64          `json:"seconds"`
+	Peak       int64            `json:"peak_bytes,omitempty"` // memory of the process that looked
+	Unfinished string           `json:"unfinished,omitempty"` // why it was given up
+}
+
+// CheckedLayer is one part of a dump that was looked into by itself.
+type CheckedLayer struct {
+	Name   string `json:"name"`
+	Engine string `json:"engine,omitempty"`
+	Opened bool   `json:"opened"`
+	Said   string `json:"said,omitempty"`
 }
 
 // Attest is the evidence behind Attested.

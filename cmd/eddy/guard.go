@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/eddy-backup/eddy/observer/cometbft/check"
 	"github.com/eddy-backup/eddy/observer/control"
 )
 
@@ -14,6 +15,18 @@ func newGuardCommand() *cobra.Command {
 		Short:  "watch over a held node (started by eddy itself)",
 		Hidden: true,
 		RunE:   func(*cobra.Command, []string) error { return control.RunGuard() },
+	}
+}
+
+// newCheckCommand is the process that opens a dump's databases. Only eddy starts it.
+func newCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    check.Verb,
+		Short:  "open the databases of a dump (started by eddy itself)",
+		Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return check.Child(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
 	}
 }
 

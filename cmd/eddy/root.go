@@ -145,7 +145,7 @@ again, and streams them to object storage as archives that zstd and tar restore.
 	group("backup", a.backupCommand(), a.runCommand(), a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.deleteCommand(), a.expireCommand(), a.statusCommand())
 	group("node", a.doctorCommand(), newSuperviseCommand(), a.installCommand(), newNodeCommand())
 	group("other", a.demoCommand(), a.configCommand(), a.versionCommand())
-	root.AddCommand(newGuardCommand(), newUnitGuardCommand())
+	root.AddCommand(newGuardCommand(), newUnitGuardCommand(), newCheckCommand())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
 	usageErrors(root)

@@ -16,6 +16,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/observer/cometbft"
+	"github.com/eddy-backup/eddy/observer/cometbft/check"
 	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/uploader"
 )
@@ -117,12 +118,18 @@ func newReplica(c *config.Config) (*replica, error) {
 		Home: c.Replica.Home, RPC: c.Replica.RPC, Witnesses: c.Replica.Witnesses, ChainID: c.Replica.ChainID,
 		ExtraRoots: roots, Include: c.Include, Control: ctl,
 		StopTimeout: c.Replica.Control.Timeout.D(), HoldDeadline: c.Replica.Control.Deadline.D(),
-		Trusted: trusted(c),
+		Trusted: trusted(c), Offline: offline(c.Check.Memory.Bytes()),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &replica{Replica: r, control: ctl, workdir: job.Workdir{Dir: c.Workdir}}, nil
+}
+
+// offline looks into dumps by a process of this program, with memory bytes for it;
+// 0: the default.
+func offline(memory int64) cometbft.Offline {
+	return cometbft.Offline{Argv: []string{"/proc/self/exe", check.Verb}, Memory: uint64(memory)}
 }
 
 // trusted is the block that the configuration pins; nil: none.
@@ -174,7 +181,7 @@ func (a *app) newBackup(ctx context.Context, c *config.Config, t *teller, label 
 		Label: label, Version: version, Host: t.host,
 		CopyFallback: c.Stage.Fallback == "copy",
 		WhenBehind:   job.WhenBehind{Wait: c.Backup.WhenBehind.Wait(), Skip: c.Backup.WhenBehind.Skip()},
-		AttestWait:   c.Attest.Wait.D(), Attested: c.Backup.Require.Attested,
+		AttestWait:   c.Attest.Wait.D(), Attested: c.Backup.Require.Attested, Opened: c.Backup.Require.Opened,
 		WhenBusy:     job.WhenBehind{Wait: c.Backup.WhenBusy.Wait(), Skip: c.Backup.WhenBusy.Skip()},
 		HoldDeadline: c.Replica.Control.Deadline.D(),
 		Level:        c.Backup.Level, VolumeSize: c.Backup.VolumeSize.Bytes(),

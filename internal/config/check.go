@@ -424,6 +424,9 @@ func (l *loader) checkBackup() {
 	if b := c.Backup; !l.bad["backup.level"] && (b.Level < 1 || b.Level > maxLevel) {
 		l.problem("backup.level", fmt.Sprintf("%d is no level", b.Level), fmt.Sprintf("write 1 (fast) to %d (small)", maxLevel))
 	}
+	if m := c.Check.Memory; !l.bad["check.memory"] && (m < 64<<20 || m > 64<<30) {
+		l.problem("check.memory", m.String()+" is out of range", "write 64MiB to 64GiB")
+	}
 	if v := c.Backup.VolumeSize; !l.bad["backup.volume_size"] && (v < minVolume || v > maxVolume) {
 		l.problem("backup.volume_size", v.String()+" is out of range", fmt.Sprintf("write %s to %s", Size(minVolume), Size(maxVolume)))
 	}

@@ -39,6 +39,7 @@ type Config struct {
 	Include []string `yaml:"include"`
 	Backup  Backup   `yaml:"backup"`
 	Stage   Stage    `yaml:"stage"`
+	Check   Check    `yaml:"check"`
 	Attest  Attest   `yaml:"attest"`
 	Notify  Notify   `yaml:"notify"`
 	// LogFormat is the form of the log on stderr.
@@ -183,6 +184,15 @@ type Require struct {
 	// Attested is how many witnesses must agree with it, where there are any that
 	// can be asked; 0: none.
 	Attested int `yaml:"attested" default:"1"`
+	// Opened is how much of the dump must have been opened and checked: what this
+	// eddy can open, all, part, or none.
+	Opened string `yaml:"opened" default:"possible" enum:"possible,all,part,none"`
+}
+
+// Check is how a dump is looked into before it is sent.
+type Check struct {
+	// Memory is what the process may have that opens the databases.
+	Memory Size `yaml:"memory" default:"1GiB"`
 }
 
 // Attest is how the witnesses are asked about a backup.

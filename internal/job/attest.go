@@ -75,6 +75,9 @@ func (s *sender) say(e observer.Evidence) {
 // lacks says what the backup lacks to become the latest; nil: nothing. Where
 // nobody can be asked nothing is demanded.
 func (s *sender) lacks() error {
+	if err := s.b.unopened(&s.a.Manifest); err != nil {
+		return err
+	}
 	e := evidence(&s.a.Manifest)
 	n := e.Count(observer.Agrees)
 	if len(e.Of) == 0 || n >= s.b.Attested {

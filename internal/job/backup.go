@@ -61,7 +61,10 @@ type Backup struct {
 	AttestWait time.Duration
 	// Attested is how many witnesses must agree before latest moves, where there are
 	// any that can be asked.
-	Attested   int
+	Attested int
+	// Opened is how much of the dump must have been opened and checked before latest
+	// moves: OpenedPossible ("" too), OpenedAll, OpenedPart or OpenedNone.
+	Opened     string
 	Level      int
 	VolumeSize int64 // bytes of plan; 0: the format's default
 	Events     ui.Sink
@@ -398,9 +401,16 @@ func (b *Backup) draft(ctx context.Context, st *State, stage *snapshot.Stage, be
 	}
 	sum.Position, sum.Hash = pos.Index, fmt.Sprintf("%X", pos.Hash)
 	b.phase(st.ID, "sealed", "the dump is at height %d", pos.Index)
+	checked, err := b.check(ctx, stage, pos)
+	if err != nil {
+		return nil, err
+	}
 	m, err := b.manifest(ctx, st, stage, before, pos, sum)
 	if err != nil {
 		return nil, err
+	}
+	if checked != nil {
+		m.Opened, m.Check = checked.Opened, checked
 	}
 	return b.newSender(ctx, st, stage, m, sum)
 }

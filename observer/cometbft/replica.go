@@ -27,6 +27,7 @@ type Options struct {
 	HoldDeadline time.Duration // the whole hold
 	MaxBehind    uint64        // blocks behind the witnesses; 0: 3
 	Trusted      *Trusted      // see Attestor
+	Offline      Offline       // see Check
 }
 
 // Replica is a node of a chain that follows and does not vote.

@@ -36,9 +36,17 @@ type Options struct {
 	// Deep checks every block, every node of the application's trees and every
 	// table of every database: all bytes are read.
 	Deep bool `json:"deep,omitempty"`
+	// Trees are directories of the dump that lie elsewhere than below its own.
+	Trees []Tree `json:"trees,omitempty"`
 	// NoTables leaves out the comparison of each database's files with its own list
 	// of tables, for a dump that has just been audited.
 	NoTables bool `json:"no_tables,omitempty"`
+}
+
+// Tree is a directory of a dump: a root of its own, as a mount below a home is.
+type Tree struct {
+	Name string `json:"name"` // where it stands in the dump, slash-separated: "data"
+	Dir  string `json:"dir"`
 }
 
 // Genesis is what identifies the beginning of a chain's history.
@@ -82,7 +90,7 @@ type checker struct {
 }
 
 func (c *checker) run(ctx context.Context) error {
-	dbs, err := find(ctx, c.dir)
+	dbs, err := find(ctx, append([]Tree{{Dir: c.dir}}, c.o.Trees...))
 	if err != nil {
 		return err
 	}

@@ -76,3 +76,30 @@ func TestNothingThere(t *testing.T) {
 		t.Errorf("an empty directory: %+v, %v", r, err)
 	}
 }
+
+// A dump whose roots lie apart, as those of a home whose data/ is a mount, is
+// checked as if they stood where they belong; and an application has a root of its
+// own where it is another process.
+func TestRootsThatLieApart(t *testing.T) {
+	for backend, kind := range backends() {
+		c := chains.get(t, "sound", backend)
+		dir := t.TempDir()
+		must(t, os.Mkdir(filepath.Join(dir, "home"), 0o700), os.CopyFS(filepath.Join(dir, "mount"), os.DirFS(filepath.Join(c.late, "data"))))
+		whole := Options{Trees: []Tree{{Name: "data", Dir: filepath.Join(dir, "mount")}}}
+		r, err := Run(t.Context(), filepath.Join(dir, "home"), whole)
+		must(t, err)
+		if !r.Sound() || r.Opened != All || r.Layers[0].Name != "data/blockstore.db" {
+			t.Errorf("%s, data/ apart: %+v", kind, r)
+		}
+		must(t, os.Mkdir(filepath.Join(dir, "app"), 0o700), os.Rename(filepath.Join(dir, "mount/application.db"), filepath.Join(dir, "app/application.db")))
+		if r, err = Run(t.Context(), filepath.Join(dir, "home"), whole); err != nil || r.Opened != Part {
+			t.Errorf("%s, no application: %+v, %v", kind, r, err)
+		}
+		whole.Trees = append(whole.Trees, Tree{Name: ".eddy-root/app", Dir: filepath.Join(dir, "app")})
+		r, err = Run(t.Context(), filepath.Join(dir, "home"), whole)
+		must(t, err)
+		if !r.Sound() || r.Opened != All || r.Layers[2].Name != ".eddy-root/app/application.db" {
+			t.Errorf("%s, the application apart: %+v", kind, r)
+		}
+	}
+}

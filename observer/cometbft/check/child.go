@@ -16,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Verb is what eddy's command line has for Child. Only eddy itself calls it.
+const Verb = "check-child"
+
 // DefaultMemory is what a child may have unless told otherwise, bytes.
 const DefaultMemory = 1 << 30
 
@@ -35,7 +38,9 @@ type answer struct {
 
 // InChild is Run in a process of its own: engines take memory for each table, and
 // some damage ends a process. argv starts this program, or another one that calls
-// Child, with the input and output that it is given. memory bounds what the child
+// Child, with the input and output that it is given; it is told that its name is
+// "eddy", and gets nothing of this process's environment, where secrets may be.
+// memory bounds what the child
 // may have, bytes; 0: DefaultMemory. A child that needs more, that panics or is
 // killed is a finding. When ctx ends the child is killed, and ctx's error returned.
 func InChild(ctx context.Context, argv []string, memory uint64, dir string, o Options) (Report, error) {
@@ -48,6 +53,7 @@ func InChild(ctx context.Context, argv []string, memory uint64, dir string, o Op
 		return Report{}, err
 	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Args[0], cmd.Env = "eddy", []string{"GOTRACEBACK=single"}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return Report{}, err

@@ -29,12 +29,11 @@ const (
 )
 
 // find finds the databases below a directory. It does not follow symlinks.
-func find(ctx context.Context, dir string) (out []database, err error) {
-	var visit func(name string, depth int) error
-	visit = func(name string, depth int) error {
+func find(ctx context.Context, trees []Tree) (out []database, err error) {
+	var visit func(name, at string, depth int) error
+	visit = func(name, at string, depth int) error {
 		var m engine.Marks
 		var subs []string
-		at := filepath.Join(dir, filepath.FromSlash(name))
 		err := engine.EachName(at, func(e fs.DirEntry) error {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -68,13 +67,17 @@ func find(ctx context.Context, dir string) (out []database, err error) {
 			if depth >= maxDepth {
 				break
 			}
-			if err := visit(path.Join(name, s), depth+1); err != nil {
+			if err := visit(path.Join(name, s), filepath.Join(at, s), depth+1); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	err = visit("", 0)
+	for _, t := range trees {
+		if err == nil {
+			err = visit(t.Name, t.Dir, 0)
+		}
+	}
 	slices.SortFunc(out, func(a, b database) int { return strings.Compare(a.name, b.name) })
 	return out, err
 }
@@ -123,6 +126,11 @@ func choose(dbs []database) home {
 	h.blocks = pick(h.data+"/blockstore.db", h.data+"/blockstore")
 	h.state = pick(h.data+"/state.db", h.data+"/state")
 	h.app = pick(h.data+"/application.db", h.data+"/application", "app.db", h.data+"/kvstore.db", "data/application.db")
+	for i := range dbs { // of an application with a root of its own
+		if base := path.Base(dbs[i].name); h.app == nil && (base == "application.db" || base == "kvstore.db") {
+			h.app = &dbs[i]
+		}
+	}
 	return h
 }
 

@@ -1,0 +1,76 @@
+package job
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/snapshot"
+	"github.com/eddy-backup/eddy/uploader"
+)
+
+// The words of backup.require.opened.
+const (
+	OpenedPossible = "possible" // all that this eddy can open
+	OpenedAll      = "all"
+	OpenedPart     = "part"
+	OpenedNone     = "none"
+)
+
+// check looks into the dump before anything of it is sent: what is not sound is
+// refused with ErrProof.
+func (b *Backup) check(ctx context.Context, stage *snapshot.Stage, at observer.Position) (*uploader.Check, error) {
+	c, ok := b.Replica.(observer.Checker)
+	if !ok {
+		return nil, nil
+	}
+	r, err := c.Check(ctx, stage.Trees(), at)
+	if err != nil {
+		return nil, mark(ErrStage, err)
+	}
+	if len(r.Findings) > 0 {
+		for _, f := range r.Findings[1:] {
+			b.Events.Emit(Warning{Text: "the dump is not sound: " + f})
+		}
+		return nil, mark(ErrProof, hint.Add(fmt.Errorf("%w: %s", observer.ErrUnsound, r.Findings[0]), r.Hint))
+	}
+	out := &uploader.Check{
+		Opened: r.Opened, Grade: r.Grade, Proven: r.Proven, Notes: r.Notes, Seconds: r.Seconds, Peak: r.Peak, Unfinished: r.Unfinished,
+	}
+	for _, l := range r.Layers {
+		out.Layers = append(out.Layers, uploader.CheckedLayer(l))
+	}
+	if r.Unfinished != "" {
+		b.warn("the dump could not be checked: "+r.Unfinished, r.Hint)
+		return out, nil
+	}
+	text := fmt.Sprintf("opened: %s, %s", r.Opened, r.Grade)
+	for _, l := range r.Layers {
+		if !l.Opened {
+			text += fmt.Sprintf("; %s: %s", l.Name, l.Said)
+		}
+	}
+	for _, n := range r.Notes {
+		text += "; " + n
+	}
+	b.phase(stage.ID(), "check", "%s", text)
+	return out, nil
+}
+
+// unopened says what the look into a dump lacks to make it the latest; nil: nothing.
+func (b *Backup) unopened(m *uploader.Manifest) error {
+	rank := map[string]int{OpenedPart: 1, OpenedAll: 2}
+	need := b.Opened
+	switch {
+	case need == "" || need == OpenedPossible:
+		if m.Check == nil || m.Check.Unfinished == "" {
+			return nil
+		}
+		need = OpenedPossible
+	case rank[m.Opened] >= rank[need]:
+		return nil
+	}
+	return hint.Add(fmt.Errorf("of %s was opened: %s, demanded is: %s (backup.require.opened)", m.ID, m.Opened, need),
+		"`eddy show "+m.ID+"` tells what could not be opened and why")
+}

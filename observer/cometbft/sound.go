@@ -1,0 +1,84 @@
+package cometbft
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+
+	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/cometbft/check"
+	"github.com/eddy-backup/eddy/snapshot"
+)
+
+// Offline says how dumps are looked into offline.
+type Offline struct {
+	// Argv starts a process that calls check.Child.
+	Argv []string
+	// Memory is what that process may have, bytes; 0: check.DefaultMemory.
+	Memory uint64
+}
+
+// maxGenesis is the largest genesis file whose copy in the state store is read.
+const maxGenesis = 32 << 20
+
+// Check implements observer.Checker.
+func (r *Replica) Check(ctx context.Context, trees []snapshot.Tree, at observer.Position) (observer.Checked, error) {
+	var began *check.Genesis
+	g, err := ReadGenesis(r.o.Home)
+	if err != nil {
+		return observer.Checked{}, err
+	}
+	if st, err := os.Stat(r.layout.bases[0].genesis); err == nil && st.Size() <= maxGenesis {
+		began = &check.Genesis{ChainID: g.ChainID, Time: g.Time, InitialHeight: g.InitialHeight}
+	}
+	return r.o.Offline.Check(ctx, trees, g.ChainID, began, at, true)
+}
+
+// Check looks into the dump of a node of a chain. began is how the chain's history
+// began, nil where that is not known; audited that its tables are known to be there.
+func (o Offline) Check(ctx context.Context, trees []snapshot.Tree, chainID string, began *check.Genesis, at observer.Position, audited bool) (observer.Checked, error) {
+	if len(trees) == 0 {
+		return observer.Checked{}, errors.New("check: no directory of the dump")
+	}
+	q := check.Options{ChainID: chainID, Genesis: began, NoTables: audited}
+	if at.Consistency == "stopped" && at.HashKind == "app_hash" { // it was read from the dump
+		q.Height, q.AppHash = int64(at.Index), at.Hash
+	}
+	for _, t := range trees[1:] {
+		q.Trees = append(q.Trees, check.Tree(t))
+	}
+	r, err := check.InChild(ctx, o.Argv, o.Memory, trees[0].Dir, q)
+	if err != nil {
+		return observer.Checked{}, fmt.Errorf("check the dump: %w", err)
+	}
+	return checked(r)
+}
+
+func checked(r check.Report) (observer.Checked, error) {
+	out := observer.Checked{Opened: string(r.Opened), Grade: string(r.Grade), Notes: r.Notes, Seconds: r.Seconds, Peak: r.Peak}
+	for _, l := range r.Layers {
+		out.Layers = append(out.Layers, observer.CheckedLayer{Name: string(l.Stage), Engine: l.Engine, Opened: l.Opened, Said: l.Said})
+	}
+	b, err := json.Marshal(r.Proven)
+	if err != nil {
+		return observer.Checked{}, err
+	}
+	if err := json.Unmarshal(b, &out.Proven); err != nil {
+		return observer.Checked{}, err
+	}
+	maps.DeleteFunc(out.Proven, func(_ string, n int64) bool { return n == 0 })
+	for i, f := range r.Findings {
+		if i == 0 {
+			out.Hint = f.Hint
+		}
+		if f.What == check.ChildMemory { // of a dump that is large, not of one that is broken
+			out.Unfinished, out.Grade = f.Detail, ""
+			continue
+		}
+		out.Findings = append(out.Findings, f.String())
+	}
+	return out, nil
+}
