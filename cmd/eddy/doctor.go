@@ -43,7 +43,8 @@ func (d diagnosis) Line() string {
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	return &cobra.Command{
+	crawl := 20 * time.Second
+	cmd := &cobra.Command{
 		Use: "doctor", Short: "look at all that a backup will need; change nothing", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.load(config.NeedBackup)
@@ -63,7 +64,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				}
 				printed = errors.Join(printed, a.result(finding{f}))
 			}
-			a.examine(cmd.Context(), c, show)
+			a.examine(cmd.Context(), c, crawl, show)
 			if err := cmd.Context().Err(); err != nil {
 				return err
 			}
@@ -71,18 +72,20 @@ func (a *app) doctorCommand() *cobra.Command {
 			case err != nil:
 				return err
 			case sum.Fail > 0:
-				return hint.Add(fmt.Errorf("%d of %d checks failed", sum.Fail, sum.OK+sum.Warn+sum.Fail), "a backup would fail, or could not be restored: see each FAIL")
+				return hint.Add(fmt.Errorf("%d of %d checks failed", sum.Fail, sum.OK+sum.Warn+sum.Fail), "a backup would fail, could not be restored, or other nodes list this one: see each FAIL")
 			case sum.Warn > 0:
 				return job.ErrWarnings
 			}
 			return nil
 		},
 	}
+	cmd.Flags().DurationVar(&crawl, "crawl", crawl, "how long other nodes may be asked whether they tell the node's address; 0: not at all")
+	return cmd
 }
 
 // examine runs every check that the configuration allows. What cannot be looked
 // at is a finding; the rest goes on.
-func (a *app) examine(ctx context.Context, c *config.Config, show func(check.Finding)) {
+func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration, show func(check.Finding)) {
 	failed := func(name string, err error, todo string) {
 		if h := hint.Of(err); h != "" {
 			todo = h
@@ -108,6 +111,11 @@ func (a *app) examine(ctx context.Context, c *config.Config, show func(check.Fin
 	} else {
 		for _, f := range r.Checks(ctx) {
 			show(f)
+		}
+		if crawl > 0 {
+			for _, f := range r.Unlisted(ctx, crawl) {
+				show(f)
+			}
 		}
 		if d.Roots, err = r.Roots(ctx); err != nil {
 			failed("home", err, "look at replica.home")

@@ -16,7 +16,7 @@ type Level string
 const (
 	OK   Level = "OK"   // as it should be
 	Warn Level = "WARN" // a backup works; something is weaker or dearer than it need be
-	Fail Level = "FAIL" // a backup would fail, or could not be restored
+	Fail Level = "FAIL" // a backup would fail, could not be restored, or what eddy promises does not hold
 )
 
 // Finding is what was seen of one thing.

@@ -136,10 +136,10 @@ func (s *sender) run(ctx context.Context) (err error) {
 	if err := b.Workdir.enter(s.st, stateUploaded); err != nil {
 		return err
 	}
-	s.count(m)
 	if err := s.attest(ctx, 0); err != nil {
 		return err
 	}
+	s.count(m)
 	if m.Times.Uploaded.IsZero() {
 		// From here on the manifest does not change: a commit that breaks off may have
 		// written it, and is repeated with the same bytes or refused for ever.

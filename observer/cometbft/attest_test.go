@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -256,5 +257,111 @@ func TestAttestWaitsForTheNextBlock(t *testing.T) {
 	cancel()
 	if _, err := (&Attestor{Witnesses: []string{v.RPC}}).Attest(ctx, again, observer.Evidence{}, time.Minute); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
+	}
+}
+
+// What a witness says must lead back to a pinned block, and the trust is carried on.
+func TestAttestLeadsBackToAPinnedBlock(t *testing.T) {
+	t.Parallel()
+	h := newHistory(t)
+	ctx, file := t.Context(), filepath.Join(t.TempDir(), "trust.json")
+	hashAt := func(n *running, height int64) []byte {
+		b, err := lightBlock(ctx, n.RPC, "attested-1", height)
+		must(t, err)
+		return b.Hash()
+	}
+	pin := func(n *running) *Trusted {
+		return &Trusted{Height: 2, Hash: hashAt(n, 2), Period: time.Hour}
+	}
+	at := func(height int64, hash []byte, period time.Duration) *Trusted {
+		return &Trusted{Height: height, Hash: hash, Period: period}
+	}
+	carried := pin(h.validator)
+	carried.File = file
+	for _, c := range []struct {
+		name string
+		raw  string
+		t    *Trusted
+		want string
+		said string
+	}{
+		{"honest", h.validator.RPC, pin(h.validator), observer.Agrees, ""},
+		{"honest, carried on", h.validator.RPC, carried, observer.Agrees, ""},
+		{"the dump is of the fork", h.forked.RPC, pin(h.forked), observer.Fork, "leads back to the pinned one"},
+		{"the witness is of the fork", h.forked.RPC, pin(h.validator), observer.OtherChain, "is trusted"},
+		{"strangers", h.stranger.RPC, pin(h.validator), observer.OtherChain, "is trusted"},
+		{"too old", h.validator.RPC, at(2, hashAt(h.validator, 2), time.Millisecond), observer.Pruned, "older than attest.trusted.period"},
+		{"pruned", between(t, h.validator.RPC, func(c call, b []byte) []byte {
+			if c.at("commit", 2) {
+				return refusal("height 2 is not available, lowest height is 900")
+			}
+			return b
+		}), pin(h.validator), observer.Pruned, "has pruned height 2"},
+		{"the very height", h.validator.RPC, at(int64(h.p.Index), hashAt(h.validator, int64(h.p.Index)), time.Hour), observer.Agrees, ""},
+	} {
+		e, err := (&Attestor{Witnesses: []string{c.raw}, Trusted: c.t}).Attest(ctx, h.p, observer.Evidence{}, 0)
+		must(t, err)
+		if len(e.Of) != 1 || e.Of[0].Verdict != c.want || !strings.Contains(e.Of[0].Said, c.said) || !strings.Contains(e.Trust, "pinned") {
+			t.Errorf("%s: %+v, want %s: %s", c.name, e, c.want, c.said)
+		}
+	}
+	if height, hash := carried.carried(int64(h.p.Index)); height != int64(h.p.Index) || hex.EncodeToString(hash) != h.p.Marks[markBlock] {
+		t.Errorf("carried to %d: %X", height, hash)
+	}
+	// A file of another pin, or one that is damaged, counts for nothing.
+	other := *carried
+	other.Hash = hashAt(h.forked, 2)
+	if height, _ := other.carried(int64(h.p.Index)); height != 2 {
+		t.Errorf("the trust of another pin was taken: %d", height)
+	}
+	must(t, os.WriteFile(file, []byte("{"), 0o600))
+	if height, _ := carried.carried(int64(h.p.Index)); height != 2 {
+		t.Errorf("a damaged file was believed: %d", height)
+	}
+	for name, pinned := range map[string]*Trusted{
+		"another block at this height": at(int64(h.p.Index), bytes.Repeat([]byte{1}, 32), time.Hour),
+		"a height to come":             at(int64(h.p.Index)+9, bytes.Repeat([]byte{1}, 32), time.Hour),
+	} {
+		e, err := (&Attestor{Witnesses: []string{h.validator.RPC}, Trusted: pinned}).Attest(ctx, h.p, observer.Evidence{}, 0)
+		must(t, err)
+		if e.Grade() != "not possible" || e.NotPossible == "" {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+
+	// The gate compares histories before anything is stopped.
+	o := run(t, h.observer)
+	o.reach(int64(h.p.Index) + 1)
+	liar := between(t, h.validator.RPC, func(c call, b []byte) []byte {
+		if c.Method == "commit" {
+			return swap(`"block_id":\{"hash":"([0-9A-F]{64})"`)(b)
+		}
+		return b
+	})
+	for _, c := range []struct {
+		name      string
+		witnesses []string
+		want      string // in the refusal; "": none
+		verdicts  []string
+	}{
+		{"the same history", []string{h.validator.RPC}, "", []string{observer.Agrees}},
+		{"a fork", []string{h.validator.RPC, h.forked.RPC}, "the chain has forked", []string{observer.Agrees, observer.Fork}},
+		{"strangers only", []string{h.stranger.RPC}, "no witness shares the node's history", []string{observer.OtherChain}},
+		{"a stranger beside", []string{h.stranger.RPC, h.validator.RPC}, "", []string{observer.OtherChain, observer.Agrees}},
+		{"a liar beside", []string{liar, h.validator.RPC}, "", []string{observer.Liar, observer.Agrees}},
+	} {
+		r, err := New(Options{Home: h.observer.Dir, RPC: h.observer.RPC, Witnesses: c.witnesses})
+		must(t, err)
+		s, err := r.Describe(ctx)
+		must(t, err)
+		for i, w := range s.Witness {
+			if w.Verdict != c.verdicts[i] {
+				t.Errorf("%s: %+v, want %s", c.name, w, c.verdicts[i])
+			}
+		}
+		err = r.witnessesAgree(s)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, observer.ErrNotFit)) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
 	}
 }

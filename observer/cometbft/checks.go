@@ -7,9 +7,12 @@ import (
 	"io/fs"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/cometbft/cometbft/p2p/pex"
 
 	"github.com/eddy-backup/eddy/internal/check"
 	"github.com/eddy-backup/eddy/internal/hint"
@@ -24,7 +27,7 @@ func (r *Replica) Checks(ctx context.Context) []check.Finding {
 	s, err := r.Describe(ctx)
 	if err != nil {
 		out := []check.Finding{failed("node", err), r.noValidator(s)}
-		return append(out, r.hidden("")...)
+		return append(out, r.hidden("", nil)...)
 	}
 	st, err := askStatus(ctx, r.o.RPC)
 	if err != nil { // since it described itself
@@ -43,7 +46,7 @@ func (r *Replica) Checks(ctx context.Context) []check.Finding {
 	}
 	out = append(out, r.witnesses(s)...)
 	out = append(out, clock(s), r.slots(ctx, s))
-	return append(out, r.hidden(st.listen)...)
+	return append(out, r.hidden(st.listen, st.channels)...)
 }
 
 // failed is a finding of an error that stops a backup.
@@ -208,8 +211,9 @@ type p2pConfig struct {
 }
 
 // hidden tells whether other nodes get to know this one's address. listen is
-// what the node tells its peers, "" where it could not be asked.
-func (r *Replica) hidden(listen string) []check.Finding {
+// what the node tells its peers, channels what it opens to them; "" and nil where it
+// could not be asked. What it runs with counts beside what its file says.
+func (r *Replica) hidden(listen string, channels []byte) []check.Finding {
 	const name = "hidden"
 	todo := hint.Command("eddy", "config", "init", "--node-config", "--write", r.layout.Home) + ", then restart the node"
 	var out []check.Finding
@@ -227,6 +231,9 @@ func (r *Replica) hidden(listen string) []check.Finding {
 			out = append(out, warn(name, todo+"; it sets seed_mode = false in "+file, "seed_mode is on: the node hangs up on its peers and cannot follow the chain"))
 		}
 	}
+	if len(out) == 0 && slices.Contains(channels, pex.PexChannel) {
+		out = append(out, warn(name, "restart the node", "it has been running with pex on since before its file said otherwise"))
+	}
 	if host, port, ok := advertised(listen); ok {
 		out = append(out, warn(name, todo+fmt.Sprintf("; it sets external_address = \"0.0.0.0:%s\" or the like: an unspecified address is not listed", port),
 			"it tells its peers the address %s, and they list it", net.JoinHostPort(host, port)))
@@ -238,8 +245,8 @@ func (r *Replica) hidden(listen string) []check.Finding {
 }
 
 // advertised takes the address apart that a node tells its peers. ok is false
-// where no peer would list it: CometBFT books neither unspecified nor loopback
-// addresses (p2p/netaddress.go).
+// where no peer lists it: that is so of unspecified addresses only (p2p/netaddress.go,
+// IsUnspecified). A loopback one is listed where addr_book_strict is off.
 func advertised(listen string) (host, port string, ok bool) {
 	_, after, found := strings.Cut(listen, "://")
 	if !found {
@@ -250,7 +257,7 @@ func advertised(listen string) (host, port string, ok bool) {
 		return "", "", false
 	}
 	ip := net.ParseIP(host)
-	return host, port, ip == nil || !ip.IsUnspecified() && !ip.IsLoopback()
+	return host, port, ip == nil || !ip.IsUnspecified()
 }
 
 // Size is how many bytes the node's databases have. It looks, and opens nothing.

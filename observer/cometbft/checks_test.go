@@ -13,7 +13,7 @@ import (
 
 func TestAdvertisedAddresses(t *testing.T) {
 	for listen, listed := range map[string]bool{
-		"tcp://0.0.0.0:26656": false, "tcp://[::]:26656": false, "0.0.0.0:26656": false, "tcp://127.0.0.1:26656": false,
+		"tcp://0.0.0.0:26656": false, "tcp://[::]:26656": false, "0.0.0.0:26656": false, "tcp://127.0.0.1:26656": true,
 		"": false, "tcp://:26656": false, "nonsense": false,
 		"tcp://10.0.0.7:26656": true, "203.0.113.9:26656": true, "tcp://node.example.com:26656": true, "tcp://[2001:db8::1]:26656": true,
 	} {

@@ -52,7 +52,8 @@ func (r *Replica) sameHistory(ctx context.Context, raw, chainID string, height i
 	return at.Verdict, at.Said
 }
 
-// blockID is what a node says that its block at a height is.
+// blockID is what a node says that its block at a height is. It is believed: who
+// says the same here must prove it when the dump is attested.
 func blockID(ctx context.Context, raw string, height int64) (types.BlockID, error) {
 	c, err := dial(raw)
 	if err != nil {

@@ -1,0 +1,242 @@
+package cometbft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cosmos/gogoproto/proto"
+
+	"github.com/cometbft/cometbft/crypto/ed25519"
+	"github.com/cometbft/cometbft/libs/log"
+	"github.com/cometbft/cometbft/libs/protoio"
+	"github.com/cometbft/cometbft/p2p"
+	"github.com/cometbft/cometbft/p2p/conn"
+	"github.com/cometbft/cometbft/p2p/pex"
+	cmtp2p "github.com/cometbft/cometbft/proto/tendermint/p2p"
+)
+
+const (
+	// askEvery is the pause between two requests to one peer. A peer hangs up on
+	// those who ask sooner than ten seconds after (p2p/pex/pex_reactor.go,
+	// minReceiveRequestInterval).
+	askEvery = 10500 * time.Millisecond
+	// wholeBook is how many addresses a peer tells at least, if it knows as many: a
+	// shorter answer is all of its book (p2p/pex/addrbook.go, GetSelection). Of a
+	// longer one it tells about a quarter, at random, at most 250.
+	wholeBook = 32
+	// maxAddrs bounds an answer, in bytes, as the peers themselves do.
+	maxAddrs = 256 * 250
+	// dialWithin bounds connection and handshake with one peer.
+	dialWithin = 4 * time.Second
+	// atOnce is how many peers are asked at the same time.
+	atOnce = 16
+)
+
+// crawl asks nodes for the addresses that they know, as a new node does that has
+// just joined: a throw-away peer with a key of its own, one connection to each, the
+// channel for addresses and no other. It tells an address that no node books.
+type crawl struct {
+	network string
+	version p2p.ProtocolVersion
+	id      p2p.ID          // whom to look for
+	addrs   map[string]bool // host:port by which it might be known
+	every   time.Duration
+}
+
+// heard is what one peer told.
+type heard struct {
+	peer    string
+	answers int    // to requests
+	whole   bool   // an answer was all of its book
+	listed  string // the entry that is looked for; "": not seen
+	noPEX   bool   // it trades no addresses
+	err     error
+}
+
+// run asks all peers (ID@HOST:PORT) until ctx ends or each has told all that it
+// knows.
+func (c crawl) run(ctx context.Context, peers []string) []heard {
+	out := make([]heard, len(peers))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, atOnce)
+	for i, peer := range peers {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			out[i] = c.ask(ctx, peer)
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+func (c crawl) ask(ctx context.Context, peer string) (h heard) {
+	h.peer = peer
+	addr, err := splitPeer(peer)
+	if err != nil {
+		h.err = err
+		return h
+	}
+	link, err := c.dial(ctx, addr.id, addr.host)
+	if errors.Is(err, errNoPEX) {
+		h.noPEX = true
+		return h
+	}
+	if err != nil {
+		h.err = err
+		return h
+	}
+	defer link.Close()
+	c.converse(ctx, link, &h)
+	return h
+}
+
+// errNoPEX: the peer has no channel for addresses.
+var errNoPEX = errors.New("it trades no addresses")
+
+type peerAddr struct {
+	id   p2p.ID
+	host string // with port
+}
+
+func splitPeer(peer string) (peerAddr, error) {
+	a, err := p2p.NewNetAddressString(peer)
+	if err != nil {
+		return peerAddr{}, fmt.Errorf("address of a peer: %w", err)
+	}
+	return peerAddr{a.ID, a.DialString()}, nil
+}
+
+// dial connects and shakes hands. A peer that is not who it should be, or on
+// another network, is an error.
+func (c crawl) dial(ctx context.Context, id p2p.ID, host string) (link *conn.SecretConnection, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	d := net.Dialer{Timeout: dialWithin}
+	raw, err := d.DialContext(ctx, "tcp", host)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			raw.Close()
+		}
+	}()
+	if err := raw.SetDeadline(time.Now().Add(dialWithin)); err != nil {
+		return nil, err
+	}
+	key := ed25519.GenPrivKey()
+	link, err = conn.MakeSecretConnection(raw, key)
+	if err != nil {
+		return nil, err
+	}
+	if got := p2p.PubKeyToID(link.RemotePubKey()); got != id {
+		return nil, fmt.Errorf("it is node %s", got)
+	}
+	own := p2p.DefaultNodeInfo{
+		ProtocolVersion: c.version, DefaultNodeID: p2p.PubKeyToID(key.PubKey()), ListenAddr: "tcp://0.0.0.0:26656",
+		Network: c.network, Version: "0.38", Channels: []byte{pex.PexChannel}, Moniker: "address-check",
+		Other: p2p.DefaultNodeInfoOther{TxIndex: "off", RPCAddress: ""},
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := protoio.NewDelimitedWriter(link).WriteMsg(own.ToProto())
+		wrote <- err
+	}()
+	var pb cmtp2p.DefaultNodeInfo
+	_, rerr := protoio.NewDelimitedReader(link, p2p.MaxNodeInfoSize()).ReadMsg(&pb)
+	if rerr != nil {
+		raw.Close() // ends the writer, too
+	}
+	if err := errors.Join(rerr, <-wrote); err != nil {
+		return nil, err
+	}
+	switch info, err := p2p.DefaultNodeInfoFromToProto(&pb); {
+	case err != nil:
+		return nil, err
+	case info.Network != c.network:
+		return nil, fmt.Errorf("it is on chain %q", info.Network)
+	case !slices.Contains(info.Channels, pex.PexChannel):
+		return nil, errNoPEX
+	}
+	return link, raw.SetDeadline(time.Time{})
+}
+
+// converse asks for addresses again and again, until the peer has told all of its
+// book, has told what is looked for, or ctx ends.
+func (c crawl) converse(ctx context.Context, link *conn.SecretConnection, h *heard) {
+	told := make(chan []byte, 1)
+	broke := make(chan any, 1)
+	m := conn.NewMConnection(link,
+		[]*conn.ChannelDescriptor{{ID: pex.PexChannel, Priority: 1, SendQueueCapacity: 1, RecvMessageCapacity: maxAddrs, MessageType: &cmtp2p.Message{}}},
+		func(_ byte, msg []byte) {
+			select {
+			case told <- slices.Clone(msg):
+			case <-ctx.Done():
+			}
+		},
+		func(r any) {
+			select {
+			case broke <- r:
+			default:
+			}
+		})
+	m.SetLogger(log.NewNopLogger()) // it panics without one
+	if h.err = m.Start(); h.err != nil {
+		return
+	}
+	defer m.Stop() //nolint:errcheck // stopped already is fine
+	request, err := proto.Marshal((&cmtp2p.PexRequest{}).Wrap())
+	if err != nil {
+		h.err = err
+		return
+	}
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for !h.whole && h.listed == "" {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+			if !m.Send(pex.PexChannel, request) {
+				h.err = errors.New("it takes no request")
+				return
+			}
+			again.Reset(c.every)
+		case r := <-broke:
+			// A seed hangs up when it has answered.
+			if h.answers == 0 {
+				h.err = fmt.Errorf("it hung up: %v", r)
+			}
+			return
+		case b := <-told:
+			var msg cmtp2p.Message
+			if h.err = proto.Unmarshal(b, &msg); h.err != nil {
+				return
+			}
+			if addrs := msg.GetPexAddrs(); addrs != nil { // else: it asks us
+				h.answers++
+				h.whole = len(addrs.Addrs) < wholeBook
+				h.listed = c.seen(addrs.Addrs)
+			}
+		}
+	}
+}
+
+// seen returns the entry that names the node, "" where none does.
+func (c crawl) seen(addrs []cmtp2p.NetAddress) string {
+	for _, a := range addrs {
+		host := net.JoinHostPort(a.IP, strconv.FormatUint(uint64(a.Port), 10))
+		if p2p.ID(a.ID) == c.id || c.addrs[host] {
+			return oneLine(errors.New(a.ID + "@" + host))
+		}
+	}
+	return ""
+}
