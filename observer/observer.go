@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/eddy-backup/eddy/snapshot"
@@ -96,6 +97,15 @@ type State struct {
 	Leader     *Position `json:"leader,omitempty"` // the furthest position that a witness reports
 	Witness    []Witness `json:"witnesses,omitempty"`
 	Taken      time.Time `json:"taken"`
+}
+
+// Program says what executes the cluster's history, for people.
+func (s State) Program() string {
+	p := strings.TrimSpace(s.System + " " + s.Version)
+	if s.App != "" {
+		p += ", app " + s.App
+	}
+	return p
 }
 
 // Witness is what another member of the cluster said.

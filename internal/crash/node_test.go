@@ -281,8 +281,8 @@ func (r *replica) Rejoined(_ context.Context, before observer.State) error {
 }
 
 // MayReplace implements job.Replaceable.
-func (r *replica) MayReplace(context.Context, observer.Position, bool) (string, error) {
-	return "a home", nil
+func (r *replica) MayReplace(context.Context, observer.State, bool) (there string, other, err error) {
+	return "a home", nil, nil
 }
 
 // CheckRestored implements job.Replaceable.

@@ -23,9 +23,11 @@ import (
 type Replaceable interface {
 	Roots(ctx context.Context) ([]snapshot.Root, error)
 	// MayReplace refuses, before anything is touched, what must not be: another
-	// history, a validator, a node that something would start meanwhile. It says
-	// what is there now.
-	MayReplace(ctx context.Context, p observer.Position, leaveDown bool) (there string, err error)
+	// history, a validator, a node that something would start meanwhile, a program
+	// that is known not to go on from what comes. It says what is there now, and what
+	// is to be known of the other program that made what comes, nil where there is
+	// nothing. A zero comes is what the replica had before.
+	MayReplace(ctx context.Context, comes observer.State, leaveDown bool) (there string, other, err error)
 	// CheckRestored looks into what was extracted.
 	CheckRestored(ctx context.Context, want observer.Position, at func(name string) (file, scratch string)) error
 	// Halt stops the node for good, while the swap file is there; one that is down
@@ -78,9 +80,14 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 		Kind: m.Position.Kind, Incarnation: m.Incarnation, Index: m.Position.Index,
 		Hash: hash, HashKind: m.Position.HashKind, Consistency: m.Position.Consistency,
 	}
-	there, err := r.Replica.MayReplace(ctx, pos, r.NoStart)
+	comes := madeBy(m)
+	comes.Position = pos
+	there, other, err := r.Replica.MayReplace(ctx, comes, r.NoStart)
 	if err != nil {
 		return Restored{}, err
+	}
+	if other != nil {
+		r.Events.Emit(Warning{Text: other.Error(), Hint: hint.Of(other)})
 	}
 	roots, err := r.Replica.Roots(ctx)
 	if err != nil {
@@ -93,7 +100,7 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
-	if err := r.Confirm(there, fmt.Sprintf("%s, %s at height %d", m.ID, m.Cluster, m.Position.Index)); err != nil {
+	if err := r.Confirm(there, fmt.Sprintf("%s, %s at height %d, made by %s", m.ID, m.Cluster, m.Position.Index, comes.Program())); err != nil {
 		return Restored{}, err
 	}
 	owner, ownerText, err := r.owner(roots[0].Path)

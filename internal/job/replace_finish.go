@@ -176,7 +176,7 @@ func (r *Replace) Undo(ctx context.Context) (Restored, error) {
 		return Restored{}, hint.Add(fmt.Errorf("%w: nothing is kept of an earlier restore in %s", uploader.ErrNoSuchBackup, roots[0].Path), "only a restore in place can be undone, until `eddy restore --forget`")
 	}
 	last := kept[len(kept)-1]
-	there, err := r.Replica.MayReplace(ctx, observer.Position{}, r.NoStart)
+	there, _, err := r.Replica.MayReplace(ctx, observer.State{}, r.NoStart)
 	if err != nil {
 		return Restored{}, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/snapshot"
 	"github.com/eddy-backup/eddy/uploader"
 )
@@ -91,7 +92,7 @@ func (r *Restore) Run(ctx context.Context) (Restored, error) {
 		"keep the priv_validator_state.json that the machine has; a zero one belongs only beside a freshly made key",
 	}
 	if m.Versions.App != "" || m.Versions.System != "" {
-		out.Next = append([]string{"start it with " + versionOf(m)}, out.Next...)
+		out.Next = append([]string{"start it with " + madeBy(m).Program()}, out.Next...)
 	}
 	for _, root := range m.Roots {
 		if strings.HasPrefix(root.Prefix, ".eddy-root/") {
@@ -130,7 +131,7 @@ func (r *Restore) find(ctx context.Context) (*uploader.Manifest, error) {
 	if m.System != "cometbft" {
 		return nil, hint.Add(fmt.Errorf("backup %s is of a %s, which this eddy cannot restore", m.ID, m.System), "use a newer eddy")
 	}
-	r.Events.Emit(Phase{ID: m.ID, Phase: "found", Text: fmt.Sprintf("%s: %s at height %d, made by %s of %s", m.ID, m.Cluster, m.Position.Index, m.Versions.Eddy, versionOf(m))})
+	r.Events.Emit(Phase{ID: m.ID, Phase: "found", Text: fmt.Sprintf("%s: %s at height %d, made by %s of %s", m.ID, m.Cluster, m.Position.Index, m.Versions.Eddy, madeBy(m).Program())})
 	return m, nil
 }
 
@@ -146,12 +147,10 @@ func restored(m *uploader.Manifest, rep snapshot.Report) Restored {
 	}
 }
 
-func versionOf(m *uploader.Manifest) string {
-	s := m.System + " " + m.Versions.System
-	if m.Versions.App != "" {
-		s += ", app " + m.Versions.App
-	}
-	return s
+// madeBy is the state of the replica that a backup was made of, as far as its
+// manifest tells it.
+func madeBy(m *uploader.Manifest) observer.State {
+	return observer.State{Cluster: m.Cluster, System: m.System, Version: m.Versions.System, App: m.Versions.App}
 }
 
 // volumesOf are those of a backup, to read from.

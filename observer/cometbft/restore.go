@@ -21,41 +21,63 @@ import (
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
-// MayReplace says why the data of this node must not be replaced by a dump of the
-// position's history; nil where it may. The node need not run: what it cannot be
-// asked is read from its home. there says what is there now, for people.
-func (r *Replica) MayReplace(ctx context.Context, p observer.Position, leaveDown bool) (there string, err error) {
+// MayReplace says why the data of this node must not be replaced by what comes: a
+// dump of that position, made by that program; zero for what it had before. The
+// node need not run: what it cannot be asked is read from its home. there says
+// what is there now, for people; other what they should know of the program that
+// made what comes.
+func (r *Replica) MayReplace(ctx context.Context, comes observer.State, leaveDown bool) (there string, other, err error) {
 	g, err := ReadGenesis(r.o.Home)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", observer.ErrNotFit, err)
+		return "", nil, fmt.Errorf("%w: %w", observer.ErrNotFit, err)
 	}
-	if p.Incarnation != "" && p.Incarnation != g.Incarnation() {
-		return "", unfit("restore --into a directory of its own; a home of that chain has that chain's genesis.json", "the backup is of another history than %s of the home's genesis file", g.ChainID)
+	if comes.System != "" && comes.Position.Incarnation != g.Incarnation() {
+		return "", nil, unfit("restore --into a directory of its own; a home of that chain has that chain's genesis.json", "the backup is of another history than %s of the home's genesis file", g.ChainID)
 	}
 	there = g.ChainID + ", in " + r.layout.Home
+	var now observer.State
 	s, err := askStatus(ctx, r.o.RPC)
 	switch {
 	case err != nil:
 		there += ", does not answer"
 	case s.chainID != g.ChainID:
-		return "", unfit("replica.rpc and replica.home must be of one node", "its RPC is on chain %s, the genesis in %s is of chain %s", s.chainID, r.o.Home, g.ChainID)
+		return "", nil, unfit("replica.rpc and replica.home must be of one node", "its RPC is on chain %s, the genesis in %s is of chain %s", s.chainID, r.o.Home, g.ChainID)
 	default:
-		there += fmt.Sprintf(", at height %d", s.height)
+		now = observer.State{System: system, Version: s.version, Position: observer.Position{Index: uint64(s.height)}}
+		now.App, _, _ = appAndPeers(ctx, r.o.RPC) // unknown where it does not say
+		there += fmt.Sprintf(", at height %d, run by %s", s.height, now.Program())
 	}
+	if err := r.mayBeReplaced(s); err != nil {
+		return "", nil, err
+	}
+	if comes.System != "" {
+		last, err := upgradePlan(r.o.Home)
+		if err == nil {
+			other, err = otherProgram(comes, now, last)
+		}
+		if err != nil {
+			return "", nil, err
+		}
+	}
+	return there, other, r.o.Control.MayHalt(ctx, leaveDown)
+}
+
+// mayBeReplaced refuses a node that signs, or whose key may have.
+func (r *Replica) mayBeReplaced(s nodeStatus) error {
 	if err := r.isNoValidator(observer.State{Voting: s.power, Node: observer.Node{Name: s.moniker}}); err != nil {
-		return "", err
+		return err
 	}
 	sign, err := SignState(r.o.Home)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", observer.ErrNotFit, err)
+		return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
 	}
 	switch {
 	case sign.Remote != "":
-		return "", unfit("restore --into a directory of its own", "somebody else signs for it (priv_validator_laddr %s): it is a validator", sign.Remote)
+		return unfit("restore --into a directory of its own", "somebody else signs for it (priv_validator_laddr %s): it is a validator", sign.Remote)
 	case sign.Key && sign.Path == "":
-		return "", unfit("move its priv_validator_key.json away: the node then makes a new one, with a sign state of its own", "it has a validator key, but no sign state: nobody knows what that key has signed")
+		return unfit("move its priv_validator_key.json away: the node then makes a new one, with a sign state of its own", "it has a validator key, but no sign state: nobody knows what that key has signed")
 	}
-	return there, r.o.Control.MayHalt(ctx, leaveDown)
+	return nil
 }
 
 // Halt stops the node for a restore, as Hold does, and nothing starts it while the

@@ -174,10 +174,13 @@ func appAndPeers(ctx context.Context, raw string) (app string, peers int, err er
 	return app, net.NPeers, nil
 }
 
+// system is the name of what this package observes.
+const system = "cometbft"
+
 // Describe implements observer.Replica. Witnesses are asked at the same time; one
 // that does not answer, or is on another chain, is told of and changes nothing.
 func (r *Replica) Describe(ctx context.Context) (observer.State, error) {
-	s := observer.State{System: "cometbft", Taken: time.Now().UTC()}
+	s := observer.State{System: system, Taken: time.Now().UTC()}
 	var wg sync.WaitGroup
 	s.Witness = make([]observer.Witness, len(r.o.Witnesses))
 	for i, raw := range r.o.Witnesses {

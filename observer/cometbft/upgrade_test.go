@@ -50,3 +50,46 @@ func TestIsUpgrading(t *testing.T) {
 		})
 	}
 }
+
+// A program is told of, and refused only where it is known that it cannot go on
+// from what comes.
+func TestOtherProgram(t *testing.T) {
+	state := func(height uint64, version, app string) observer.State {
+		return observer.State{System: system, Version: version, App: app, Position: observer.Position{Index: height}}
+	}
+	upgrade := plan{name: "v2", height: 200}
+	for name, tc := range map[string]struct {
+		comes, now observer.State
+		last       plan
+		other, no  string // a part of what is said; "": nothing
+	}{
+		"the same":                        {state(100, "0.38.26", "gaia v1"), state(150, "0.38.26", "gaia v1"), plan{}, "", ""},
+		"another app":                     {state(100, "0.38.26", "gaia v1"), state(150, "0.38.26", "gaia v2"), plan{}, "was made by cometbft 0.38.26, app gaia v1, here runs cometbft 0.38.26, app gaia v2", ""},
+		"another cometbft":                {state(100, "0.37.9", "gaia v1"), state(150, "0.38.26", "gaia v1"), plan{}, "here runs cometbft 0.38.26", ""},
+		"no app was told":                 {state(100, "0.38.26", ""), state(150, "0.38.26", "gaia v2"), plan{}, "", ""},
+		"nobody answers":                  {state(100, "0.38.26", "gaia v1"), observer.State{}, plan{}, "", ""},
+		"before an upgrade":               {state(100, "0.38.26", "gaia v1"), state(300, "0.38.26", "gaia v2"), upgrade, "", `which the upgrade "v2" at height 200 brought`},
+		"before it, by the same program":  {state(100, "0.38.26", "gaia v2"), state(300, "0.38.26", "gaia v2"), upgrade, "", ""},
+		"the last block of the old":       {state(199, "0.38.26", "gaia v1"), state(300, "0.38.26", "gaia v2"), upgrade, "here runs", ""},
+		"one block sooner":                {state(198, "0.38.26", "gaia v1"), state(300, "0.38.26", "gaia v2"), upgrade, "", "cannot go on from there"},
+		"after it":                        {state(250, "0.38.26", "gaia v2"), state(300, "0.38.26", "gaia v3"), upgrade, "here runs", ""},
+		"an upgrade that is planned":      {state(100, "0.38.26", "gaia v1"), state(150, "0.38.26", "gaia v1.1"), upgrade, "here runs", ""},
+		"before it, and nobody answers":   {state(100, "0.38.26", "gaia v1"), observer.State{}, upgrade, `is from before the upgrade "v2" at height 200`, ""},
+		"at its end, and nobody answers":  {state(199, "0.38.26", "gaia v1"), observer.State{}, upgrade, "", ""},
+		"a genesis and a first upgrade":   {state(0, "0.38.26", "gaia v1"), state(5, "0.38.26", "gaia v2"), plan{name: "v2", height: 1}, "here runs", ""},
+		"a backup that tells no versions": {state(100, "", ""), state(300, "0.38.26", "gaia v2"), upgrade, "", ""},
+	} {
+		other, err := otherProgram(tc.comes, tc.now, tc.last)
+		for _, said := range []struct {
+			err  error
+			want string
+		}{{other, tc.other}, {err, tc.no}} {
+			if (said.err == nil) != (said.want == "") || said.err != nil && (!strings.Contains(said.err.Error(), said.want) || hint.Of(said.err) == "") {
+				t.Errorf("%s: %v (hint %q), want %q", name, said.err, hint.Of(said.err), said.want)
+			}
+		}
+		if err != nil && !errors.Is(err, observer.ErrNotFit) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

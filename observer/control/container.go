@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ type containerInfo struct {
 	exitCode  int    // of the last run
 	oomKilled bool
 
-	restart     string        // restart policy: no, on-failure, always, unless-stopped
+	restart     string        // restart policy, as docker update takes it: no, on-failure[:N], always, unless-stopped
 	stopSignal  string        // what container or image say, else SIGTERM
 	stopTimeout time.Duration // after which anybody's stop but eddy's is a SIGKILL; negative: never
 	autoRemove  bool          // removed when it stops
@@ -50,8 +51,11 @@ func parseContainer(b []byte) (containerInfo, error) {
 			OOMKilled bool
 		}
 		HostConfig struct {
-			RestartPolicy struct{ Name string }
-			AutoRemove    bool
+			RestartPolicy struct {
+				Name              string
+				MaximumRetryCount int
+			}
+			AutoRemove bool
 		}
 		Config struct {
 			StopSignal  string
@@ -76,6 +80,9 @@ func parseContainer(b []byte) (containerInfo, error) {
 	}
 	if i.restart == "" {
 		i.restart = "no"
+	}
+	if n := c.HostConfig.RestartPolicy.MaximumRetryCount; i.restart == "on-failure" && n > 0 {
+		i.restart += ":" + strconv.Itoa(n)
 	}
 	if i.stopSignal == "" {
 		i.stopSignal = "SIGTERM"

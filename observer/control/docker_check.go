@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -27,6 +28,7 @@ func (d *docker) Checks(ctx context.Context) []check.Finding {
 		guardCheck(),
 		i.managerCheck(),
 		i.stopCheck(),
+		i.inPlaceCheck(d.container.mayHalt(ctx)),
 	}
 }
 
@@ -51,6 +53,16 @@ func (i containerInfo) managerCheck() check.Finding {
 		return check.Finding{Name: name, Level: check.Warn, Said: said, Hint: hint.Command(dockerArgv(i.host, "update", "--restart", "unless-stopped", i.name)...)}
 	}
 	return check.Good(name, said)
+}
+
+// inPlaceCheck is the finding of MayHalt's answer. A restart policy is what a
+// container should have, and is out of the way for as long as a restore takes.
+func (i containerInfo) inPlaceCheck(err error) check.Finding {
+	if errors.Is(err, ErrUnguarded) {
+		before, after := i.policies()
+		return inPlace(nil, fmt.Sprintf("it needs the restart policy no meanwhile: %s before it, %s after it", before, after))
+	}
+	return inPlace(err, "container "+i.name+" has no restart policy: the engine does not start it into one")
 }
 
 func (i containerInfo) stopCheck() check.Finding {

@@ -385,7 +385,7 @@ func TestDockerChecks(t *testing.T) {
 		"ten seconds":     {func(e *engineOf) { e.set("Config", "StopTimeout", 10) }, "stop time-out WARN", "after 10s"},
 		"for ever":        {func(e *engineOf) { e.set("Config", "StopTimeout", -1) }, "", ""},
 		"no policy":       {func(e *engineOf) { e.set("HostConfig", "RestartPolicy", map[string]string{"Name": "no"}) }, "node's manager WARN", "policy is no"},
-		"paused":          {func(e *engineOf) { e.set("State", "Status", "paused") }, "node's manager FAIL", "is paused"},
+		"paused":          {func(e *engineOf) { e.set("State", "Status", "paused") }, "node's manager FAIL, restore in place WARN", "is paused"},
 		"no container":    {func(e *engineOf) { e.c = nil }, "right to stop FAIL", "no container gaia"},
 		"no right":        {func(e *engineOf) { e.deny = "/json" }, "right to stop FAIL", "403"},
 	} {
@@ -419,5 +419,54 @@ func TestDockerChecks(t *testing.T) {
 	}
 	if f := bad("guard", notProcessOne(1)); f.Level != check.Fail || !strings.Contains(f.Hint, "--init") {
 		t.Errorf("%+v", f)
+	}
+}
+
+// Whether and how a restore in place can be done; the policy that it has to go
+// without is given back whole.
+func TestDockerInPlace(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		policy map[string]any
+		said   string
+		hint   string // of the refusal
+	}{
+		"always": {
+			map[string]any{"Name": "always"},
+			"before it, `docker update --restart always gaia` after it",
+			"`docker update --restart no gaia`; after the restore: `docker update --restart always gaia`",
+		},
+		"five times": {
+			map[string]any{"Name": "on-failure", "MaximumRetryCount": 5},
+			"before it, `docker update --restart on-failure:5 gaia` after it",
+			"`docker update --restart no gaia`; after the restore: `docker update --restart on-failure:5 gaia`",
+		},
+		"as often as it takes": {
+			map[string]any{"Name": "on-failure", "MaximumRetryCount": 0},
+			"`docker update --restart on-failure gaia` after it",
+			"`docker update --restart no gaia`; after the restore: `docker update --restart on-failure gaia`",
+		},
+		"no": {map[string]any{"Name": "no"}, "has no restart policy", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e, c := newEngineOf(t)
+			e.set("HostConfig", "RestartPolicy", tc.policy)
+			c.SwapFile = filepath.Join(c.Dir, "swap.json")
+			d := mustDocker(t, c)
+			all := d.(check.Checker).Checks(ctxOf(t))
+			i := slices.IndexFunc(all, func(f check.Finding) bool { return f.Name == "restore in place" })
+			if i < 0 || all[i].Level != check.OK {
+				t.Fatalf("%+v", all)
+			}
+			said := strings.ReplaceAll(all[i].Said, " --host "+c.Host, "")
+			if !strings.Contains(said, tc.said) {
+				t.Errorf("doctor says %q, want %q", said, tc.said)
+			}
+			err := d.MayHalt(ctxOf(t), false)
+			if got := strings.ReplaceAll(hint.Of(err), " --host "+c.Host, ""); errors.Is(err, ErrUnguarded) != (tc.hint != "") || got != tc.hint {
+				t.Errorf("%v, hint %q, want %q", err, got, tc.hint)
+			}
+		})
 	}
 }

@@ -197,7 +197,8 @@ var (
 )
 
 // mayHalt implements halter: the unit must have a condition that keeps it from
-// being started by whomever, a reboot included.
+// being started by whomever, a reboot included; so that others may start it, but
+// none may go down with it.
 func (s *service) mayHalt(ctx context.Context) error {
 	swapFile := s.swapFile
 	u, err := s.systemd.unit(ctx, s.ref.Name)
@@ -214,6 +215,9 @@ func (s *service) mayHalt(ctx context.Context) error {
 	if !slices.ContainsFunc(u.notWhile, func(p string) bool { return slices.Contains(want, filepath.Clean(p)) }) {
 		return hint.Add(fmt.Errorf("%w: %s has no ConditionPathExists=!%s", ErrUnguarded, u.name, swapFile),
 			"as root: "+dropIn(u.name, "[Unit]", "ConditionPathExists=!"+strings.ReplaceAll(swapFile, "%", "%%")))
+	}
+	if err := s.takesNoneDown(ctx, u); err != nil {
+		return err
 	}
 	for _, verb := range []string{"stop", "start"} {
 		if err := s.systemd.may(ctx, verb, u.name); err != nil {
@@ -236,13 +240,20 @@ func (c *container) mayHalt(ctx context.Context) error {
 		}
 	}
 	if i.restart != "no" {
-		update := func(policy string) string {
-			return hint.Command(dockerArgv(i.host, "update", "--restart", policy, i.name)...)
-		}
+		before, after := i.policies()
 		return hint.Add(fmt.Errorf("%w: container %s has the restart policy %s", ErrUnguarded, i.name, i.restart),
-			update("no")+"; after the restore: "+update(i.restart))
+			before+"; after the restore: "+after)
 	}
 	return nil
+}
+
+// policies are the commands that keep the engine from starting the container, and
+// give it back the restart policy that it has.
+func (i containerInfo) policies() (no, back string) {
+	update := func(policy string) string {
+		return hint.Command(dockerArgv(i.host, "update", "--restart", policy, i.name)...)
+	}
+	return update("no"), update(i.restart)
 }
 
 // MayHalt implements Control.

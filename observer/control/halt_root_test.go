@@ -128,6 +128,21 @@ func TestSystemdHalts(t *testing.T) {
 		m.staysDown(t, 1)
 		m.comesBack(t, a, 1)
 	})
+	t.Run("others go down with it", func(t *testing.T) {
+		a := m.install(t, RightsPolkit)
+		m.condition(t, a)
+		for _, by := range []string{"Requires", "BindsTo", "PartOf"} {
+			m.write(t, "etc/systemd/system/by.service", "[Unit]\n"+by+"="+haltedUnit+"\nAfter="+haltedUnit+"\n[Service]\nExecStart=/bin/sleep infinity\n", 0o644)
+			m.run(t, "systemctl", "daemon-reload")
+			m.run(t, "systemctl", "start", "by.service")
+			t.Cleanup(func() { _, _ = m.try("systemctl", "stop", "by.service") })
+			if said := m.restore(t, a, "may"); !strings.Contains(said, "by.service would be stopped with "+haltedUnit) || !strings.Contains(said, "say Wants=") {
+				t.Errorf("%s=: %s", by, said)
+			}
+			m.run(t, "systemctl", "stop", "by.service")
+			m.restores(t, a, "may") // it is down already
+		}
+	})
 	t.Run("it dies before the halt", func(t *testing.T) {
 		a := m.install(t, RightsPolkit)
 		m.condition(t, a)
@@ -177,7 +192,7 @@ func TestSystemdHalts(t *testing.T) {
 func testDockerHalts(t *testing.T) {
 	halted := map[string]home{}
 	configs := map[string]DockerConfig{}
-	for _, policy := range []string{"always", "unless-stopped", "on-failure"} {
+	for _, policy := range []string{"always", "unless-stopped", "on-failure:7"} {
 		h, c := dockerNode(t, policy)
 		d := mustDocker(t, c)
 		err := d.MayHalt(ctxOf(t), true)
@@ -188,7 +203,7 @@ func testDockerHalts(t *testing.T) {
 		shell(t, todo[0][1])
 		t.Cleanup(func() {
 			shell(t, todo[1][1])
-			if got := dockerCLI(t, "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", c.Container); got != policy {
+			if got := dockerCLI(t, "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}{{with .HostConfig.RestartPolicy.MaximumRetryCount}}:{{.}}{{end}}", c.Container); got != policy {
 				t.Errorf("after the restore the policy is %s, was %s", got, policy)
 			}
 		})

@@ -169,27 +169,31 @@ func (s *service) fit(ctx context.Context, r *Record) error {
 // alone refuses a unit that others would start while it is held, or that would
 // take others down with it for good.
 func (s *service) alone(ctx context.Context, u unit) error {
-	for _, other := range []struct {
-		names     []string
-		why, todo string
-	}{
-		{
-			append(slices.Clone(u.triggeredBy), u.upheldBy...), "%s would start %s while it is held",
-			"as root: `systemctl disable --now %s`; eddy holds no node that is started by others",
-		},
-		{
-			u.stopsWith, "%s would be stopped with %s, and not started again",
-			"in the file of %s say Wants= instead of Requires=, Requisite=, BindsTo= or PartOf=, then, as root: `systemctl daemon-reload`",
-		},
-	} {
-		for _, name := range other.names {
-			o, err := s.systemd.unit(ctx, name)
-			if err != nil {
-				return err
-			}
-			if !o.down() {
-				return hint.Add(fmt.Errorf(other.why, name, u.name), fmt.Sprintf(other.todo, name))
-			}
+	err := s.noneUp(ctx, append(slices.Clone(u.triggeredBy), u.upheldBy...), u.name, "%s would start %s while it is held",
+		"as root: `systemctl disable --now %s`; eddy holds no node that is started by others")
+	if err != nil {
+		return err
+	}
+	return s.takesNoneDown(ctx, u)
+}
+
+// takesNoneDown refuses a unit whose stop would stop others, which its start does
+// not start again.
+func (s *service) takesNoneDown(ctx context.Context, u unit) error {
+	return s.noneUp(ctx, u.stopsWith, u.name, "%s would be stopped with %s, and not started again",
+		"in the file of %s say Wants= instead of Requires=, Requisite=, BindsTo= or PartOf=, then, as root: `systemctl daemon-reload`")
+}
+
+// noneUp refuses for the first of the units that is not down. why and todo are
+// formats: of its name and the node's, and of its name.
+func (s *service) noneUp(ctx context.Context, units []string, node, why, todo string) error {
+	for _, name := range units {
+		o, err := s.systemd.unit(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !o.down() {
+			return hint.Add(fmt.Errorf(why, name, node), fmt.Sprintf(todo, name))
 		}
 	}
 	return nil
