@@ -2,11 +2,14 @@ package fsx
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,6 +98,45 @@ func TestLockExcludesUntilUnlocked(t *testing.T) {
 	l, err = TryLock(path)
 	if err != nil {
 		t.Fatalf("lock after unlock: %v", err)
+	}
+	if err := l.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A child that was not yet another program when its parent was killed still has the
+// lock for a moment; who lives has it for good.
+func TestLockSoonOutlastsTheDying(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l, err := TryLock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("sleep", "0.3")
+	child.ExtraFiles = []*os.File{l.File()}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := TryLock(path); !errors.Is(err, ErrLocked) {
+		t.Fatalf("the child has the lock: %v", err)
+	}
+	cut, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := LockSoon(cut, path); !errors.Is(err, ErrLocked) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("interrupted: %v", err)
+	}
+	if l, err = LockSoon(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	if _, err := LockSoon(t.Context(), path); !errors.Is(err, ErrLocked) || time.Since(begun) < dying {
+		t.Fatalf("%v after %s", err, time.Since(begun))
 	}
 	if err := l.Unlock(); err != nil {
 		t.Fatal(err)

@@ -1,10 +1,12 @@
 package fsx
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +35,28 @@ func TryLock(path string) (*Lock, error) {
 		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
 	}
 	return &Lock{f: f}, nil
+}
+
+// dying is how long LockSoon waits. A process that is killed in the middle of
+// starting another leaves a child behind that has all of its descriptors until it
+// is the other program: 0.2 s on a machine with far too much to do (measured).
+const dying = 2 * time.Second
+
+// LockSoon is TryLock, also where the lock's last holder was killed just now: one
+// that lives is waited for as long as one that may be dying.
+func LockSoon(ctx context.Context, path string) (*Lock, error) {
+	until := time.Now().Add(dying)
+	for {
+		l, err := TryLock(path)
+		if !errors.Is(err, ErrLocked) || !time.Now().Before(until) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // Inherited wraps a locked descriptor that this process was given by its parent.

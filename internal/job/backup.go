@@ -110,7 +110,7 @@ func (b *Backup) phase(id, phase, format string, args ...any) {
 // is READY but something needs attention. The summary has an Outcome when there
 // is one, and is for the caller to show.
 func (b *Backup) Run(ctx context.Context) (Summary, error) {
-	lock, err := b.Workdir.Lock()
+	lock, err := b.Workdir.Lock(ctx)
 	if errors.Is(err, fsx.ErrLocked) {
 		return Summary{}, errors.Join(err, b.Workdir.Fail(ReasonLocked, err, b.Now()))
 	}

@@ -19,8 +19,8 @@ type Schedule interface{ Next(time.Time) time.Time }
 type Daemon struct {
 	Workdir  Workdir
 	Schedule Schedule
-	// Recover starts a node that a dead eddy left stopped. It is called once, at
-	// the start.
+	// Recover starts a node that a dead eddy left stopped, and finishes the exchange
+	// of its data. It is called once, at the start, with the workdir's lock.
 	Recover func(context.Context) (bool, error)
 	// Backup makes one backup; Expire, where set, deletes what retention no
 	// longer keeps. Expire runs only after a backup that is READY.
@@ -39,20 +39,8 @@ const retryAfter = 15 * time.Minute
 // run that was missed while no daemon ran is caught up at once, many missed ones
 // by one run. Runs never overlap: the next is planned when one has ended.
 func (d *Daemon) Run(ctx context.Context) error {
-	if acted, err := d.Recover(ctx); err != nil {
-		d.say("error", "the node that an earlier run left stopped could not be started: %v", err)
-		if d.Watch != nil {
-			d.Watch.Warned(ctx, "the node that an earlier run left stopped could not be started: "+err.Error(), hint.Of(err))
-		}
-	} else if acted {
-		d.say("recovered", "an earlier run left the node stopped; it has been started")
-	}
-	died, err := d.Workdir.Settle()
-	if err != nil {
+	if err := d.takeOver(ctx); err != nil {
 		return err
-	}
-	if died != "" && d.Watch != nil {
-		d.Watch.Died(ctx, died)
 	}
 	last, err := d.Workdir.Last()
 	if err != nil {
@@ -80,6 +68,33 @@ func (d *Daemon) Run(ctx context.Context) error {
 			due = retry
 		}
 	}
+}
+
+// takeOver sees to what an earlier eddy left. While another one is at work nothing
+// was left: a hold that is open, or data that are being exchanged, are its own.
+func (d *Daemon) takeOver(ctx context.Context) (err error) {
+	lock, err := d.Workdir.Lock(ctx)
+	if errors.Is(err, fsx.ErrLocked) {
+		d.say("busy", "%v", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if acted, err := d.Recover(ctx); err != nil {
+		d.say("error", "the node that an earlier run left stopped could not be started: %v", err)
+		if d.Watch != nil {
+			d.Watch.Warned(ctx, "the node that an earlier run left stopped could not be started: "+err.Error(), hint.Of(err))
+		}
+	} else if acted {
+		d.say("recovered", "an earlier run left the node stopped; it has been started")
+	}
+	died, err := d.Workdir.settle()
+	if err == nil && died != "" && d.Watch != nil {
+		d.Watch.Died(ctx, died)
+	}
+	return err
 }
 
 // first is when the first run is due: at once when one was missed, and then also

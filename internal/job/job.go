@@ -111,12 +111,13 @@ func (w Workdir) byRoot() string {
 	return "as root: " + hint.Command("install", "-d", "-m", "0700", "-o", uid, "-g", gid, w.Dir) + ", or set `workdir: DIR` to a directory that eddy's user may write to"
 }
 
-// Lock admits one changing verb at a time. The lock dies with the process.
-func (w Workdir) Lock() (*fsx.Lock, error) {
+// Lock admits one changing verb at a time. The lock dies with the process, or a
+// moment after it.
+func (w Workdir) Lock(ctx context.Context) (*fsx.Lock, error) {
 	if err := w.Prepare(); err != nil {
 		return nil, err
 	}
-	l, err := fsx.TryLock(w.path("eddy.lock"))
+	l, err := fsx.LockSoon(ctx, w.path("eddy.lock"))
 	if errors.Is(err, fsx.ErrLocked) {
 		what := "another eddy works on this replica"
 		if st, serr := w.State(); serr == nil && st != nil {

@@ -134,17 +134,9 @@ func (w Workdir) begin(cluster string, now time.Time) (died string, err error) {
 	return died, err
 }
 
-// Settle counts a run that died, and returns what to say of it, "" where none
-// did. Where another eddy is at work there is nothing to settle.
-func (w Workdir) Settle() (died string, err error) {
-	lock, err := w.Lock()
-	if errors.Is(err, fsx.ErrLocked) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
+// settle counts a run that died, and returns what to say of it, "" where none
+// did. It needs the workdir's lock: with it no run is alive.
+func (w Workdir) settle() (died string, err error) {
 	last, err := w.Last()
 	if err != nil || !last.Open {
 		return "", err

@@ -24,10 +24,10 @@ func TestARunThatDiedIsCountedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = "the run of 2026-11-20T03:00:00Z died as it was holding"
-	if died, err := w.Settle(); err != nil || died != want {
+	if died, err := w.settle(); err != nil || died != want {
 		t.Errorf("%q, %v", died, err)
 	}
-	if died, err := w.Settle(); err != nil || died != "" {
+	if died, err := w.settle(); err != nil || died != "" {
 		t.Errorf("settled twice: %q, %v", died, err)
 	}
 	if err := w.leave(); err != nil {
@@ -44,18 +44,23 @@ func TestARunThatDiedIsCountedOnce(t *testing.T) {
 	}
 }
 
-// While another eddy works here its run is open and alive.
-func TestSettleLeavesALiveRunAlone(t *testing.T) {
+// While another eddy works here its run is open and alive: a daemon that begins
+// neither counts it nor touches what it has in hand.
+func TestDaemonLeavesALiveRunAlone(t *testing.T) {
 	w := Workdir{Dir: t.TempDir()}
-	lock, err := w.Lock()
+	lock, err := w.Lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.begin("c", time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if died, err := w.Settle(); err != nil || died != "" {
-		t.Errorf("%q, %v", died, err)
+	d := Daemon{Workdir: w, Events: nothing{}, Recover: func(context.Context) (bool, error) {
+		t.Error("the daemon recovers what another eddy is at work on")
+		return false, nil
+	}}
+	if err := d.takeOver(t.Context()); err != nil {
+		t.Error(err)
 	}
 	// And who finds it at work is counted, without touching what it has to say.
 	b := Backup{Workdir: w, Now: time.Now}

@@ -129,7 +129,7 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 
 // lock admits one changing verb at a time, and finishes what an earlier one left.
 func (r *Replace) lock(ctx context.Context) (unlock func(), err error) {
-	lock, err := r.Workdir.Lock()
+	lock, err := r.Workdir.Lock(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (r *Replace) extract(ctx context.Context, roots []snapshot.Root, from strin
 	return snapshot.Extract(ctx, vols, o)
 }
 
-// sweep removes what was extracted and is not wanted: all but keep.
+// sweep removes what was extracted and is not wanted: all but keep, "" for none.
 func (r *Replace) sweep(roots []snapshot.Root, keep string) error {
 	return removeOwn(r.FS, roots, func(name string) bool {
 		if strings.HasPrefix(name, "."+snapshot.ComingPrefix) { // its journal, half written

@@ -177,9 +177,6 @@ func (w *world) finishSwap(ctx context.Context, t *trial, r round, code int) err
 				out.add("I6: %d undisturbed runs of %s failed:%s", tries, strings.Join(next, " "), all)
 				break
 			}
-			if try > 0 {
-				time.Sleep(time.Second) // a command of the one that died may still have its lock
-			}
 			var said string
 			var err error
 			begun := time.Now()

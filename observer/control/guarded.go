@@ -47,8 +47,15 @@ func (e *guarded) Status(ctx context.Context) (Status, error) {
 }
 
 // lock takes the hold lock.
-func (e *guarded) lock() (*fsx.Lock, error) {
-	l, err := fsx.TryLock(filepath.Join(e.node.Dir, lockFile))
+func (e *guarded) lock() (*fsx.Lock, error) { return e.lockBy(fsx.TryLock) }
+
+// lockOfTheDying takes the hold lock, also from somebody who was killed just now.
+func (e *guarded) lockOfTheDying(ctx context.Context) (*fsx.Lock, error) {
+	return e.lockBy(func(path string) (*fsx.Lock, error) { return fsx.LockSoon(ctx, path) })
+}
+
+func (e *guarded) lockBy(take func(path string) (*fsx.Lock, error)) (*fsx.Lock, error) {
+	l, err := take(filepath.Join(e.node.Dir, lockFile))
 	if errors.Is(err, fsx.ErrLocked) {
 		err = ErrHeld
 		if rec, rerr := ReadHold(e.node.Dir); rec != nil && rerr == nil {
@@ -61,21 +68,6 @@ func (e *guarded) lock() (*fsx.Lock, error) {
 	}
 	e.reap()
 	return l, nil
-}
-
-// dyingFor is how long a lock is waited for whose holder may have been killed just
-// now: the kernel gives it up a little after the process has ended.
-const dyingFor = 2 * time.Second
-
-// lockOfTheDying takes the hold lock, also from somebody who has just ended.
-func (e *guarded) lockOfTheDying(ctx context.Context) (*fsx.Lock, error) {
-	until := time.Now().Add(dyingFor)
-	for {
-		l, err := e.lock()
-		if !errors.Is(err, ErrHeld) || time.Now().After(until) || sleep(ctx, pollEvery) != nil {
-			return l, err
-		}
-	}
 }
 
 // reap collects the guards that were left behind and are gone.

@@ -140,7 +140,7 @@ func (e *guarded) Halt(ctx context.Context, r Request) (err error) {
 	if swapping(e.node.SwapFile) == nil {
 		return fmt.Errorf("%w: there is no %s", ErrUnguarded, e.node.SwapFile)
 	}
-	lock, err := e.lock()
+	lock, err := e.lockOfTheDying(ctx)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (e *guarded) Start(ctx context.Context) (err error) {
 			err = fmt.Errorf("%s: start: %w", e, err)
 		}
 	}()
-	lock, err := e.lock()
+	lock, err := e.lockOfTheDying(ctx)
 	if err != nil {
 		return err
 	}
