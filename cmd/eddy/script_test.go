@@ -318,10 +318,12 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			check(ts, err)
 			check(ts, waitFor(ts.Getenv("RPC"), h+1))
 		},
-		// killed-in-hold: a backup that is killed while the node is held.
-		"killed-in-hold": func(ts *testscript.TestScript, _ bool, _ []string) {
+		// killed-in-hold [guard]: a backup that is killed while the node is held; its
+		// guard starts the node. With guard that is killed, too, and nobody does.
+		"killed-in-hold": func(ts *testscript.TestScript, _ bool, args []string) {
 			before, err := heightOf(ts.Getenv("RPC"))
 			check(ts, err)
+			alone := len(args) == 1 && args[0] == "guard"
 			cmd := exec.Command("eddy", "backup")
 			cmd.Env = append(os.Environ(), "EDDY_CONFIG="+ts.MkAbs("eddy.yaml"))
 			check(ts, cmd.Start())
@@ -334,12 +336,24 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 					ts.Fatalf("no hold was seen")
 				}
 			}
+			for deadline := time.Now().Add(30 * time.Second); alone; time.Sleep(time.Millisecond) {
+				if _, err := heightOf(ts.Getenv("RPC")); err != nil {
+					check(ts, killGuards(cmd.Process.Pid))
+					break
+				}
+				if time.Now().After(deadline) {
+					ts.Fatalf("the node was not seen to stop")
+				}
+			}
 			check(ts, cmd.Process.Kill())
 			_ = cmd.Wait() // killed, as it should be
-			check(ts, waitFor(ts.Getenv("RPC"), before+1))
+			if !alone {
+				check(ts, waitFor(ts.Getenv("RPC"), before+1))
+			}
 		},
 		// killed-in-swap WHERE: a restore in place that is killed as soon as its swap is
-		// seen to be stopping or moving, or at its end to have the node restarted. While its journal is there the node stays down
+		// seen to be stopping or moving, or at its end to have the node restarted; or,
+		// extracting, before there is one. While its journal is there the node stays down
 		// once it has ended, and supervise starts none.
 		"killed-in-swap": func(ts *testscript.TestScript, _ bool, args []string) {
 			cmd := exec.Command("eddy", "restore", "latest", "--yes")
@@ -354,6 +368,9 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 				if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), word) {
 					break
 				}
+				if some, _ := filepath.Glob(filepath.Join(ts.Getenv("HOME_DIR"), ".eddy/restore-*/wasm/wasm/state/*")); word == "extracting" && len(some) > 5 {
+					break
+				}
 				if time.Now().After(deadline) {
 					ts.Fatalf("no swap was seen")
 				}
@@ -362,7 +379,7 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			_ = cmd.Wait() // killed, as it should be
 			b, err := os.ReadFile(swap)
 			if errors.Is(err, os.ErrNotExist) {
-				ts.Logf("killed after the swap")
+				ts.Logf("killed outside the swap")
 				return
 			}
 			check(ts, err)
@@ -434,6 +451,22 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 			})
 		},
 	}
+}
+
+// killGuards kills the guard process of an eddy.
+func killGuards(eddy int) error {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", eddy))
+	for _, list := range lists {
+		b, rerr := os.ReadFile(list)
+		err = errors.Join(err, rerr)
+		for _, child := range strings.Fields(string(b)) {
+			argv, _ := os.ReadFile("/proc/" + child + "/cmdline") // one that has ended is no guard
+			if pid, perr := strconv.Atoi(child); perr == nil && string(argv) == "eddy\x00guard\x00" {
+				return errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+			}
+		}
+	}
+	return errors.Join(errors.New("no guard was seen"), err)
 }
 
 func asExit(err error, into **exec.ExitError) bool {

@@ -251,7 +251,7 @@ func KeptSize(roots []snapshot.Root, kept []string) (int64, error) {
 }
 
 // Forget removes what restores in place have put aside. Nothing of it can be
-// brought back.
+// brought back. What one that died has extracted goes, too: the bucket has it.
 func (r *Replace) Forget(ctx context.Context) (Forgotten, error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
@@ -263,8 +263,11 @@ func (r *Replace) Forget(ctx context.Context) (Forgotten, error) {
 		return Forgotten{}, err
 	}
 	var out Forgotten
-	if out.Kept, err = Kept(roots); err != nil || len(out.Kept) == 0 {
+	if out.Kept, err = Kept(roots); err != nil {
 		return out, err
+	}
+	if len(out.Kept) == 0 {
+		return out, r.sweep(roots, "")
 	}
 	if out.Bytes, err = KeptSize(roots, out.Kept); err != nil {
 		return out, err
@@ -272,5 +275,6 @@ func (r *Replace) Forget(ctx context.Context) (Forgotten, error) {
 	if err := r.Confirm(strings.Join(out.Kept, ", ")+" ("+ui.Bytes(out.Bytes)+")", "nothing: it is removed"); err != nil {
 		return Forgotten{}, err
 	}
-	return out, removeOwn(r.FS, roots, func(name string) bool { return slices.Contains(out.Kept, name) })
+	err = removeOwn(r.FS, roots, func(name string) bool { return slices.Contains(out.Kept, name) })
+	return out, errors.Join(err, r.sweep(roots, ""))
 }
