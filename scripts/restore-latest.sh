@@ -10,6 +10,8 @@
 #   --home DIR       the node's home; the backup's data/ becomes DIR/data
 #   --id ID          this backup instead of the latest
 #   --endpoint URL   of an S3 store that is not AWS
+#   --signer KEY     public key, or its PEM file: take only what it has signed
+#                    (needs openssl 3)
 #   --owner U:G      owner of the restored files (root only; default: DIR's owner)
 #   --dry-run        say what is there and what would happen, change nothing
 #   --yes            replace live data without asking
@@ -48,10 +50,10 @@ need() { command -v "$1" >/dev/null || die 1 "$1 is not installed" "$2"; }
 
 # ---- arguments -------------------------------------------------------------
 
-store='' cluster='' home='' id='' endpoint='' owner='' dry='' yes=''
+store='' cluster='' home='' id='' endpoint='' owner='' signer='' dry='' yes=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --store | --cluster | --home | --id | --endpoint | --owner)
+    --store | --cluster | --home | --id | --endpoint | --owner | --signer)
       [ $# -ge 2 ] || { usage; die 2 "$1 needs a value"; }
       printf -v "${1#--}" %s "$2"
       shift
@@ -81,6 +83,7 @@ case $store in
 esac
 need zstd "apt-get install zstd"
 need tar "apt-get install tar"
+[ -z "$signer" ] || need openssl "apt-get install openssl"
 [ -d "$home" ] || die 2 "$home is not a directory" "make it first, owned by the user that runs the node"
 home=$(cd "$home" && pwd -P)
 if [ -n "$owner" ] && [ "$(id -u)" -ne 0 ]; then
@@ -306,6 +309,28 @@ add_volume() {
   volumes+=("$name") sizes+=("$2")
 }
 
+# check_signature refuses a backup whose manifest the signer has not signed, or whose
+# list of sums is not the one that the manifest names: with it every file is proven.
+check_signature() {
+  local field sum
+  small "data/$id/manifest.json" "$work/manifest.json" || die 10 "there is no backup $id of $cluster"
+  small "data/$id/manifest.sig" "$work/manifest.sig" || die 13 "backup $id is not signed" "another backup: --id"
+  if [ -e "$signer" ]; then
+    cp "$signer" "$work/signer.pem"
+  else
+    printf -- '-----BEGIN PUBLIC KEY-----\n%s\n-----END PUBLIC KEY-----\n' "$signer" >"$work/signer.pem"
+  fi
+  openssl pkey -pubin -in "$work/signer.pem" -noout 2>"$work/errors" || die 2 "--signer $signer is neither a public key nor the PEM file of one"
+  openssl pkeyutl -verify -rawin -pubin -inkey "$work/signer.pem" -in "$work/manifest.json" -sigfile "$work/manifest.sig" >"$work/errors" 2>&1 ||
+    die 13 "the manifest of $id is not signed by $signer" "another backup: --id; another key: --signer"
+  for field in "id\": \"$id" "cluster\": \"$cluster"; do
+    grep -qxF "  \"$field\"," "$work/manifest.json" || die 13 "the signed manifest is not that of $id of $cluster"
+  done
+  sum=$(sed -n 's/^    "sha256": "\([0-9a-f]\{64\}\)"$/\1/p' "$work/manifest.json")
+  [ "$sum" = "$(sha256sum "$work/SHA256SUMS.zst" | cut -d ' ' -f 1)" ] || die 13 "SHA256SUMS.zst of $id is not the one that its manifest names" "another backup: --id"
+  say "backup $id is signed by the key that --signer names"
+}
+
 if [ -z "$id" ]; then
   small latest.txt "$work/latest.txt" || die 10 "there is no $base/latest.txt" "check --store and --cluster; --id restores a backup by its name"
   sum=$(sed -n '$s/^sha256 \([0-9a-f]\{64\}\)$/\1/p' "$work/latest.txt")
@@ -329,6 +354,7 @@ for i in "${!volumes[@]}"; do
   total=$((total + size))
 done
 small "data/$id/SHA256SUMS.zst" "$work/SHA256SUMS.zst" || die 13 "backup $id has no SHA256SUMS.zst" "without the sums nothing can be proven; another backup: --id"
+[ -z "$signer" ] || check_signature
 zstd -dcq "$work/SHA256SUMS.zst" >"$work/SHA256SUMS" || die 13 "SHA256SUMS.zst of $id is damaged"
 files=$(sort -u "$work/SHA256SUMS" | wc -l)
 [ "$files" -gt 0 ] || die 13 "SHA256SUMS of $id names no file"

@@ -346,6 +346,52 @@ func TestRestoreRefusesKeys(t *testing.T) {
 	}
 }
 
+// With --signer only what that key has signed is restored, and no file of it can be
+// another one: manifest, list of sums and files hang together.
+func TestRestoreChecksTheSignature(t *testing.T) {
+	keys := t.TempDir()
+	sh(t, keys, nil, "for k in ours theirs; do openssl genpkey -algorithm ed25519 -out $k.key && openssl pkey -in $k.key -pubout -out $k.pem; done")
+	line := strings.Split(read(t, filepath.Join(keys, "ours.pem")), "\n")[1]
+	signed := func(t *testing.T) backup {
+		b := newBackup(t, source)
+		sums := read(t, b.path("SHA256SUMS.zst"))
+		write(t, b.path("manifest.json"), fmt.Sprintf("{\n  \"format\": 1,\n  \"id\": %q,\n  \"cluster\": %q,\n  \"sums\": {\n    \"name\": \"SHA256SUMS.zst\",\n    \"size\": %d,\n    \"sha256\": \"%x\"\n  }\n}\n", id, cluster, len(sums), sha256.Sum256([]byte(sums))))
+		sh(t, keys, nil, "openssl pkeyutl -sign -rawin -inkey ours.key -in "+b.path("manifest.json")+" -out "+b.path("manifest.sig"))
+		return b
+	}
+	for name, c := range map[string]struct {
+		signer string
+		harm   func(t *testing.T, b backup)
+		code   int
+		said   string
+	}{
+		"file":           {filepath.Join(keys, "ours.pem"), nil, 0, "is signed"},
+		"line":           {line, nil, 0, "is signed"},
+		"another key":    {filepath.Join(keys, "theirs.pem"), nil, 13, "not signed by"},
+		"no key":         {"nonsense", nil, 2, "neither"},
+		"no signature":   {line, func(t *testing.T, b backup) { remove(t, b.path("manifest.sig")) }, 13, "is not signed"},
+		"another height": {line, func(t *testing.T, b backup) { write(t, b.path("manifest.json"), read(t, b.path("manifest.json"))+" ") }, 13, "not signed by"},
+		"other sums": {line, func(t *testing.T, b backup) {
+			write(t, b.path("SHA256SUMS.zst"), string(sh(t, keys, []byte(read(t, b.path("SHA256SUMS.zst"))), "zstd -dc | zstd -5 -c")))
+		}, 13, "not the one that its manifest names"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := signed(t)
+			if c.harm != nil {
+				c.harm(t, b)
+			}
+			home := t.TempDir()
+			got := b.restore(t, home, "--signer", c.signer)
+			if got.code != c.code || !strings.Contains(got.output, c.said) {
+				t.Fatalf("exit code %d, want %d: %s", got.code, c.code, got.output)
+			}
+			if c.code == 0 {
+				wantTree(t, home, source)
+			}
+		})
+	}
+}
+
 func TestRestoreRefusesWhileNodeRuns(t *testing.T) {
 	b := newBackup(t, source)
 	home := live(t)

@@ -16,7 +16,8 @@ import (
 
 // VerifyOptions say how far an archive is read back.
 type VerifyOptions struct {
-	// Indexes are those of the volumes, in order, as ReadIndex has read them.
+	// Indexes are those of the volumes, in order, as ReadIndex has read them; frames
+	// come from where they came.
 	Indexes []*Index
 	// Share of the frames, above 0; 1 and more is all of them. What is less is chosen
 	// at random, always the same by the same Seed, one frame at least.
@@ -57,7 +58,11 @@ const maxDamageNames = 3
 // read, the file's hash. It writes nothing. Every stored byte is fetched once, its
 // memory does not grow with the archive. An error with ErrCorrupt means that
 // frames are damaged, or that the volumes are none of one archive.
-func Verify(ctx context.Context, vols []VolumeSource, o VerifyOptions) (rep VerifyReport, err error) {
+func Verify(ctx context.Context, o VerifyOptions) (rep VerifyReport, err error) {
+	var vols []VolumeSource
+	for _, ix := range o.Indexes {
+		vols = append(vols, ix.vol)
+	}
 	x := &extraction{o: ExtractOptions{Workers: max(1, o.Workers)}, verify: &o}
 	if err := x.readIndexes(ctx, vols); err != nil {
 		return rep, err

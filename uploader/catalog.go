@@ -77,6 +77,7 @@ type Backup struct {
 type Catalog struct {
 	store   Store
 	cluster string
+	keys    Keys
 }
 
 // NewCatalog makes the catalog of a cluster, whose name has passed CheckName. It
@@ -118,7 +119,7 @@ func (c *Catalog) Clusters(ctx context.Context) ([]string, error) {
 // readable manifest stands where its id belongs. Manifests are read one at a
 // time, and one that is damaged or too new spoils no other's line.
 func (c *Catalog) List(ctx context.Context) ([]Backup, error) {
-	latest, err := c.latestIfAny(ctx)
+	latest, _, err := c.latestIfAny(ctx)
 	if err != nil {
 		return nil, err
 	}

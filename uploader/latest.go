@@ -58,13 +58,18 @@ func (c *Catalog) latest(ctx context.Context) (pointer, Object, error) {
 }
 
 // latestIfAny is latest for readers: they can do without it, because the listing
-// tells as much.
-func (c *Catalog) latestIfAny(ctx context.Context) (pointer, error) {
-	p, _, err := c.latest(ctx)
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrNewer) {
-		return pointer{}, nil
+// tells as much. Where signers are named it counts only when one of them has signed
+// it; why is there to be said when none has.
+func (c *Catalog) latestIfAny(ctx context.Context) (p pointer, why string, err error) {
+	if len(c.keys.Signers) > 0 {
+		p, why, err = c.signedLatest(ctx)
+	} else {
+		p, _, err = c.latest(ctx)
 	}
-	return p, err
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrNewer) {
+		return pointer{}, why, nil
+	}
+	return p, why, err
 }
 
 // accepts tells whether latest may move from p to m: inside one incarnation the
@@ -105,6 +110,10 @@ func (c *Catalog) Commit(ctx context.Context, m Manifest, newIncarnation bool) e
 func (c *Catalog) CommitAside(ctx context.Context, m Manifest, newIncarnation bool) error {
 	m.Format, m.MinReader = manifestFormat, manifestMinReader
 	m.trim()
+	m.Signer = ""
+	if c.keys.Sign != nil {
+		m.Signer = c.keys.Sign.Signer().String()
+	}
 	body, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return fmt.Errorf("manifest of %s: %w", m.ID, err)
@@ -131,6 +140,9 @@ func (c *Catalog) CommitAside(ctx context.Context, m Manifest, newIncarnation bo
 		return hint.Add(err, "look at "+c.latestKey()+"; once it is deleted the next backup writes it anew")
 	case !errors.Is(err, ErrNotFound):
 		return err
+	}
+	if err := c.putSignature(ctx, m.ID, body); err != nil {
+		return fmt.Errorf("sign the manifest: %w", err)
 	}
 	return c.putManifest(ctx, m.ID, body)
 }
@@ -181,6 +193,13 @@ func (c *Catalog) advance(ctx context.Context, m *Manifest, newIncarnation bool)
 		case err != nil:
 			return err
 		case old.ID == m.ID: // we were here before
+			body, err := pointerTo(m, old.Seq)
+			if have, _, gerr := c.store.GetSmall(ctx, c.latestKey(), maxPointer); err == nil && gerr == nil && bytes.Equal(have, body) {
+				err = c.signLatest(ctx, body) // and nothing that somebody else has made
+			}
+			if err != nil {
+				return err
+			}
 			return c.explain(ctx, old)
 		case old.Incarnation == m.Incarnation && old.Position.Index > m.Position.Index:
 			return nil // overtaken; who did it explains
@@ -189,24 +208,36 @@ func (c *Catalog) advance(ctx context.Context, m *Manifest, newIncarnation bool)
 				return err
 			}
 		}
-		p := pointer{
-			Format: manifestFormat, MinReader: manifestMinReader, Seq: old.Seq + 1, Incarnation: m.Incarnation, ID: m.ID,
-			Volumes: m.Volumes, Sizes: m.Sizes, Position: m.Position,
-		}
-		body, err := json.MarshalIndent(p, "", "  ")
+		body, err := pointerTo(m, old.Seq+1)
 		if err != nil {
 			return err
 		}
-		_, err = c.store.PutSmall(ctx, c.latestKey(), append(body, '\n'), "application/json", cond)
+		_, err = c.store.PutSmall(ctx, c.latestKey(), body, "application/json", cond)
 		if errors.Is(err, ErrPrecondition) {
 			continue
 		}
+		if err == nil {
+			err = c.signLatest(ctx, body)
+		}
+		if err != nil {
+			return err
+		}
+		p, err := decodePointer(body)
 		if err != nil {
 			return err
 		}
 		return c.explain(ctx, p)
 	}
 	return fmt.Errorf("move latest to %s: %w", m.ID, ErrPrecondition)
+}
+
+// pointerTo is latest.json for a backup.
+func pointerTo(m *Manifest, seq uint64) ([]byte, error) {
+	body, err := json.MarshalIndent(pointer{
+		Format: manifestFormat, MinReader: manifestMinReader, Seq: seq, Incarnation: m.Incarnation, ID: m.ID,
+		Volumes: m.Volumes, Sizes: m.Sizes, Position: m.Position,
+	}, "", "  ")
+	return append(body, '\n'), err
 }
 
 // explain writes what people and shells read: latest.txt and README.txt. Both

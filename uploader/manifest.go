@@ -49,6 +49,8 @@ type Manifest struct {
 	LeftOut     []LeftOut `json:"left_out,omitempty"`
 	LeftOutMore int64     `json:"left_out_more,omitempty"` // names beyond those in LeftOut
 	Created     time.Time `json:"created"`
+	// Signer is the public key whose signature of these bytes is in manifest.sig.
+	Signer string `json:"signer,omitempty"`
 }
 
 // Node is who was backed up.
@@ -164,6 +166,9 @@ type Volume struct {
 type SumsRef struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
+	// SHA256 is of its stored bytes, hex: with it sha256sum alone compares every file
+	// with the manifest. Older manifests have none.
+	SHA256 string `json:"sha256,omitempty"`
 }
 
 // RootRef is a root of the replica and where it stands in the archive.

@@ -91,10 +91,11 @@ func splitKey(rest string) (id, name string, ok bool) {
 	return id, name, ok && name != "" && validID(id)
 }
 
-func (c *Catalog) dataPrefix() string      { return c.cluster + "/data/" }
-func (c *Catalog) runsPrefix() string      { return c.cluster + "/runs/" }
-func (c *Catalog) latestKey() string       { return c.cluster + "/" + latestName }
-func (c *Catalog) textKey() string         { return c.cluster + "/" + textName }
-func (c *Catalog) leaseKey() string        { return c.cluster + "/" + leaseName }
-func (c *Catalog) readmeKey() string       { return c.cluster + "/" + readmeName }
-func (c *Catalog) runKey(id string) string { return c.runsPrefix() + id + ".json" }
+func (c *Catalog) dataPrefix() string         { return c.cluster + "/data/" }
+func (c *Catalog) runsPrefix() string         { return c.cluster + "/runs/" }
+func (c *Catalog) latestKey() string          { return c.cluster + "/" + latestName }
+func (c *Catalog) latestSignatureKey() string { return c.cluster + "/latest.sig" }
+func (c *Catalog) textKey() string            { return c.cluster + "/" + textName }
+func (c *Catalog) leaseKey() string           { return c.cluster + "/" + leaseName }
+func (c *Catalog) readmeKey() string          { return c.cluster + "/" + readmeName }
+func (c *Catalog) runKey(id string) string    { return c.runsPrefix() + id + ".json" }

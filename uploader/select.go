@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,14 +32,17 @@ func (c *Catalog) Select(ctx context.Context, sel string) (Backup, error) {
 		if err != nil {
 			return Backup{}, err
 		}
-		latest, err := c.latestIfAny(ctx)
+		latest, _, err := c.latestIfAny(ctx)
 		b.Latest = b.ID == latest.ID
 		return b, err
 	}
+	unsigned := ""
 	if sel == "latest" {
-		if b, err := c.pointedTo(ctx); err != nil || b.Status == StatusReady {
+		b, why, err := c.pointedTo(ctx)
+		if err != nil || b.Status == StatusReady {
 			return b, err
 		}
+		unsigned = why
 	}
 	fits, why, err := c.parseSelector(sel)
 	if err != nil {
@@ -68,7 +72,7 @@ func (c *Catalog) Select(ctx context.Context, sel string) (Backup, error) {
 	}
 	b.Latest = all[i].Latest
 	if sel == "latest" {
-		b.Warning = "latest.json points to nothing that is READY; " + b.ID + " is the newest that is"
+		b.Warning = cmp.Or(unsigned, "latest.json points to nothing that is READY") + "; " + b.ID + " is the newest that is READY"
 	}
 	return b, err
 }
@@ -79,18 +83,18 @@ func (c *Catalog) none(why string) error {
 }
 
 // pointedTo is the backup that latest.json names, with no status where there is
-// none or it is gone.
-func (c *Catalog) pointedTo(ctx context.Context) (Backup, error) {
-	p, err := c.latestIfAny(ctx)
+// none or it is gone, and with why where latest.json is not to be believed.
+func (c *Catalog) pointedTo(ctx context.Context) (b Backup, why string, err error) {
+	p, why, err := c.latestIfAny(ctx)
 	if err != nil || p.ID == "" {
-		return Backup{}, err
+		return Backup{}, why, err
 	}
-	b, err := c.one(ctx, p.ID)
+	b, err = c.one(ctx, p.ID)
 	if errors.Is(err, ErrNoSuchBackup) {
-		return Backup{}, nil
+		return Backup{}, "", nil
 	}
 	b.Latest = true
-	return b, err
+	return b, "", err
 }
 
 // parseSelector turns a name into a test for READY backups, nil where the name is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/netresearch/go-cron"
 	"github.com/spf13/cobra"
@@ -79,6 +80,26 @@ func (a *app) makeBackup(ctx context.Context, b *job.Backup, t *teller) error {
 	return err
 }
 
+// verifyLatest reads the latest backup back, and tells what came of it.
+func (a *app) verifyLatest(ctx context.Context, c *config.Config, t *teller) error {
+	cat, err := a.openTrusted(ctx, c, nil)
+	if err != nil {
+		return err
+	}
+	v := job.Verify{Catalog: cat, Selector: "latest", By: uploader.ByReadData, Version: version, Host: t.host, Events: a.ui, Now: time.Now}
+	done, err := v.Run(ctx)
+	if done.ID != "" {
+		a.ui.Emit(done)
+	}
+	if done.Grade == uploader.GradeVerified {
+		if werr := t.workdir().Verified(time.Now()); werr != nil {
+			err = errors.Join(err, werr)
+		}
+	}
+	t.proved(ctx, "verify", err)
+	return err
+}
+
 func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "run", Short: "the daemon: back up by the schedule until told to stop", Args: cobra.NoArgs,
@@ -115,6 +136,13 @@ func (a *app) runCommand() *cobra.Command {
 				d.Expire = func(ctx context.Context) error {
 					return a.expire(ctx, first.Catalog, uploader.Policy{Last: c.Retention.Last}, true)
 				}
+			}
+			if c.Verify.ReadData != "" {
+				when, err := cron.ParseStandard(c.Verify.ReadData)
+				if err != nil {
+					return err // config has parsed it before
+				}
+				d.Tasks = append(d.Tasks, job.Task{Name: "verify", Schedule: when, Run: func(ctx context.Context) error { return a.verifyLatest(ctx, c, t) }})
 			}
 			ctx, stop := context.WithCancel(cmd.Context())
 			var metrics sync.WaitGroup

@@ -6,6 +6,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/eddy-backup/eddy/internal/config"
+	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/ui"
 )
 
@@ -45,15 +47,25 @@ func (a *app) configShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t := ui.Table("KEY", "VALUE", "FROM")
+			var all []setting
 			for _, s := range c.Settings() {
+				all = append(all, setting{Key: s.Key, Value: s.Value, Origin: s.Origin.String()})
+			}
+			switch key, err := readSigningKey(c.Sign.KeyFile); {
+			case err != nil:
+				a.ui.Emit(job.Warning{Text: err.Error(), Hint: hint.Of(err)})
+			case key != nil:
+				all = append(all, setting{Key: "sign.public_key", Value: key.Signer().String(), Origin: c.Sign.KeyFile})
+			}
+			t := ui.Table("KEY", "VALUE", "FROM")
+			for _, s := range all {
 				if a.json {
-					if err := a.result(setting{Key: s.Key, Value: s.Value, Origin: s.Origin.String()}); err != nil {
+					if err := a.result(s); err != nil {
 						return err
 					}
 					continue
 				}
-				t.Row(s.Key, s.Value, s.Origin.String())
+				t.Row(s.Key, s.Value, s.Origin)
 			}
 			if !a.json {
 				_, err = fmt.Fprint(a.out, t)

@@ -85,7 +85,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNotFit
 	case errors.Is(err, job.ErrProof), errors.Is(err, uploader.ErrFailed):
 		return exitProof
-	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged):
+	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged), errors.Is(err, uploader.ErrUntrusted):
 		return exitCorrupt
 	case errors.Is(err, uploader.ErrRefused), errors.Is(err, uploader.ErrUnreachable), errors.Is(err, uploader.ErrNotFound):
 		return exitStore
@@ -115,7 +115,7 @@ func reason(err error) string {
 		return job.ReasonGate
 	case errors.Is(err, job.ErrProof), errors.Is(err, uploader.ErrFailed):
 		return job.ReasonProof
-	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged):
+	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, uploader.ErrDamaged), errors.Is(err, uploader.ErrUntrusted):
 		return job.ReasonCorrupt
 	case errors.Is(err, uploader.ErrRefused), errors.Is(err, uploader.ErrUnreachable), errors.Is(err, uploader.ErrNotFound):
 		return job.ReasonStore

@@ -17,6 +17,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/uploader"
 )
 
 // written is `eddy config init`.
@@ -24,6 +25,8 @@ type written struct {
 	File  string `json:"file"`
 	ToFix int    `json:"placeholders"`    // values that are left to fill in
 	Owner string `json:"owner,omitempty"` // of the file, where it is not who wrote it
+	// Signer is the public key of the backups to come.
+	Signer string `json:"signer,omitempty"`
 }
 
 func (written) MessageType() string { return "config_written" }
@@ -33,10 +36,11 @@ func (w written) Line() string {
 	if w.Owner != "" {
 		file += " (of " + w.Owner + ", as whom eddy runs)"
 	}
+	signer := "\nbackups will be signed by " + w.Signer + "; keep this line with your recovery notes, a restore can ask for it: --signer"
 	if w.ToFix == 0 {
-		return "wrote " + file + "; see `eddy config check`"
+		return "wrote " + file + "; see `eddy config check`" + signer
 	}
-	return fmt.Sprintf("wrote %s; fill in the %d values that say CHANGE-ME, then see `eddy config check`", file, w.ToFix)
+	return fmt.Sprintf("wrote %s; fill in the %d values that say CHANGE-ME, then see `eddy config check`", file, w.ToFix) + signer
 }
 
 // foundValue is something that was found out about the node.
@@ -219,6 +223,35 @@ func (a *app) initConfig(ctx context.Context, o initFlags) error {
 	return a.writeConfig(cmp.Or(o.out, a.configFile, config.DefaultFile), *v, o.force, owner)
 }
 
+// signingKeyBeside is where the key lies that goes with a configuration: beside it,
+// and not in the workdir, which may not exist yet and may be thrown away.
+func signingKeyBeside(file string) (string, error) {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(abs, filepath.Ext(abs)) + ".sign.pem", nil
+}
+
+// makeSigningKey makes the key where there is none, and returns its public half. One
+// that is there stays: backups are signed with it.
+func makeSigningKey(file string, put func(string, []byte) error) (signer string, err error) {
+	key, err := readSigningKey(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		if key, err = uploader.NewSigningKey(); err != nil {
+			return "", err
+		}
+		var text []byte
+		if text, err = key.PEM(); err == nil {
+			err = put(file, text)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return key.Signer().String(), nil
+}
+
 func takeControl(v *config.TemplateValues, control string) error {
 	how, what, _ := strings.Cut(control, ":")
 	switch {
@@ -268,6 +301,11 @@ func (a *app) tell(f detect.Found) {
 // writeConfig writes eddy.yaml. Only its owner may read it; written by root, it
 // belongs to the node's user, as whom eddy runs.
 func (a *app) writeConfig(file string, v config.TemplateValues, force bool, owner *detect.User) error {
+	key, err := signingKeyBeside(file)
+	if err != nil {
+		return err
+	}
+	v.SignKey = key
 	text, err := config.Template(v)
 	if err != nil {
 		return err
@@ -287,13 +325,17 @@ func (a *app) writeConfig(file string, v config.TemplateValues, force bool, owne
 		return hint.Add(err, "say --out FILE to write it elsewhere")
 	}
 	w := written{File: file}
+	put := func(file string, text []byte) error { return fsx.WriteFileAtomic(file, text, 0o600) }
 	if owner != nil && os.Geteuid() == 0 && owner.UID > 0 {
 		w.Owner = owner.Name
-		err = fsx.WriteFileOwned(file, text, 0o600, owner.UID, owner.GID)
-	} else {
-		err = fsx.WriteFileAtomic(file, text, 0o600)
+		put = func(file string, text []byte) error {
+			return fsx.WriteFileOwned(file, text, 0o600, owner.UID, owner.GID)
+		}
 	}
-	if err != nil {
+	if w.Signer, err = makeSigningKey(key, put); err != nil {
+		return hint.Add(err, "say --out FILE to write it elsewhere")
+	}
+	if err = put(file, text); err != nil {
 		return hint.Add(err, "say --out FILE to write it elsewhere")
 	}
 	var left *config.Error

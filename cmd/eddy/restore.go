@@ -23,6 +23,7 @@ type restoreFlags struct {
 	only, roots           []string
 	noStart, undo, forget bool
 	acceptFailed          bool
+	signers               []string
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -59,6 +60,7 @@ nothing starts the node between two of its steps.`,
 	c.Flags().StringArrayVar(&f.roots, "root", nil, "NAME=DIR: where a root outside the home belongs on this machine (repeatable; in place)")
 	c.Flags().BoolVar(&f.noStart, "no-start", false, "leave the node down (in place)")
 	c.Flags().BoolVar(&f.acceptFailed, "accept-failed", false, "restore it although a proof of it failed")
+	c.Flags().StringArrayVar(&f.signers, "signer", nil, "public key, or its PEM file: take only what it has signed (repeatable; default: signers)")
 	c.Flags().BoolVar(&f.undo, "undo", false, "bring back what was there before the newest restore in place")
 	c.Flags().BoolVar(&f.forget, "forget", false, "remove what restores in place have kept")
 	return c
@@ -81,7 +83,7 @@ func (f restoreFlags) check(args []string) error {
 }
 
 func (a *app) newRestore(ctx context.Context, c *config.Config, f restoreFlags, sel string) (r job.Restore, err error) {
-	_, cat, err := a.openCatalog(ctx, c)
+	cat, err := a.openTrusted(ctx, c, f.signers)
 	if err != nil {
 		return r, err
 	}

@@ -192,6 +192,23 @@ func (t *teller) ended(ctx context.Context, sum job.Summary, err error) {
 	}
 }
 
+// proved tells of a proof of the daemon's that failed, or could not be made. One that
+// passed is told by the metrics alone.
+func (t *teller) proved(ctx context.Context, what string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTime)
+	defer cancel()
+	if err != nil && !errors.Is(err, job.ErrWarnings) {
+		text := what + " failed: " + err.Error()
+		t.cannot(ctx, "what became of it", t.workdir().Fail(reason(err), errors.New(text), time.Now()))
+		t.fails(ctx, message{Event: "failure", Text: text, Hint: hint.Of(err), Reason: reason(err), Code: exitCode(ctx, err)})
+		t.pings(ctx, (*alarm.Ping).Fail)
+	}
+	t.metrics(ctx, false)
+}
+
 // notBegun counts and tells a run that could not begin, and returns why.
 func (t *teller) notBegun(ctx context.Context, err error) error {
 	word := reason(err)

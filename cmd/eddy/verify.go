@@ -22,6 +22,7 @@ type verifyFlags struct {
 	readData, noGrade bool
 	sample            string
 	seed              uint64
+	signers           []string
 }
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -49,7 +50,7 @@ failed. docs/proof.md says what each proves, and what not.`,
 			if err != nil {
 				return err
 			}
-			if _, v.Catalog, err = a.openCatalog(cmd.Context(), c); err != nil {
+			if v.Catalog, err = a.openTrusted(cmd.Context(), c, f.signers); err != nil {
 				return err
 			}
 			if v.Host, err = os.Hostname(); err != nil {
@@ -66,6 +67,7 @@ failed. docs/proof.md says what each proves, and what not.`,
 	c.Flags().BoolVar(&f.readData, "read-data", false, "read every byte back")
 	c.Flags().StringVar(&f.sample, "sample", "", "N%: read that share of the frames back, chosen at random")
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "choose the frames of a sample as the run did that printed this seed")
+	c.Flags().StringArrayVar(&f.signers, "signer", nil, "public key, or its PEM file, that must have signed it (repeatable; default: signers)")
 	c.Flags().BoolVar(&f.noGrade, "no-grade", false, "write no grade: for credentials that may only read")
 	return c
 }

@@ -43,6 +43,63 @@ func (a *app) openCatalog(ctx context.Context, c *config.Config) (uploader.Store
 	return store, uploader.NewCatalog(store, c.Cluster), nil
 }
 
+// openTrusted is openCatalog for verbs that take a backup for true: named are the
+// signers that flags name, and where they name none the configuration's.
+func (a *app) openTrusted(ctx context.Context, c *config.Config, named []string) (*uploader.Catalog, error) {
+	_, cat, err := a.openCatalog(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	var keys uploader.Keys
+	if len(named) == 0 {
+		named = c.Signers
+	}
+	for _, s := range named {
+		signer, err := readSigner(s)
+		if err != nil {
+			return nil, errorsJoinUsage(err)
+		}
+		keys.Signers = append(keys.Signers, signer)
+	}
+	// Its own key an eddy knows, where whoever asks may read it.
+	if key, err := readSigningKey(c.Sign.KeyFile); err == nil {
+		keys.Sign = key
+	}
+	return cat.With(keys), nil
+}
+
+// readSigner takes a public key, or the name of a file that holds one.
+func readSigner(s string) (uploader.Signer, error) {
+	if signer, err := uploader.ParseSigner(s); err == nil {
+		return signer, nil
+	}
+	b, err := os.ReadFile(s)
+	if err != nil {
+		return uploader.Signer{}, hint.Add(fmt.Errorf("signer %.100q is no public key, and no file: %w", s, err), "write the key as `eddy config show` has it in sign.public_key where it signs, or name its PEM file")
+	}
+	signer, err := uploader.ParseSigner(string(b))
+	if err != nil {
+		return signer, fmt.Errorf("signer %s: %w", s, err)
+	}
+	return signer, nil
+}
+
+// readSigningKey is nil where no file is named.
+func readSigningKey(file string) (*uploader.SigningKey, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, hint.Add(fmt.Errorf("sign.key_file: %w", err), "eddy's user must be able to read it; `openssl genpkey -algorithm ed25519` makes a new one, which those who restore must be told of")
+	}
+	key, err := uploader.ParseSigningKey(b)
+	if err != nil {
+		return nil, fmt.Errorf("sign.key_file %s: %w", file, err)
+	}
+	return key, nil
+}
+
 // newControl makes the node's control by the configuration: one, or the node's
 // and its app's.
 func newControl(c *config.Config) (control.Control, error) {
@@ -167,6 +224,11 @@ func (a *app) newBackup(ctx context.Context, c *config.Config, t *teller, label 
 	if err != nil {
 		return nil, err
 	}
+	key, err := readSigningKey(c.Sign.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	cat = cat.With(uploader.Keys{Sign: key})
 	rep, err := newReplica(c)
 	if err != nil {
 		return nil, err

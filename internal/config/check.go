@@ -65,6 +65,7 @@ func (l *loader) check(need Need) {
 	l.checkBackup()
 	l.checkAttest()
 	l.checkNotify()
+	l.checkSigning()
 	l.checkPlaces()
 }
 
@@ -401,16 +402,8 @@ func (l *loader) checkStoreURL(text string) (isFile bool) {
 
 func (l *loader) checkBackup() {
 	c := l.c
-	if c.Schedule != "" && !l.bad["schedule"] {
-		// Fixed, so that the verdict does not depend on the day; leap years follow.
-		from := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
-		switch s, err := cron.ParseStandard(c.Schedule); {
-		case err != nil:
-			l.problem("schedule", quote(c.Schedule)+" is no schedule", `write five cron fields ("0 3 * * *") or @hourly, @daily, @weekly, @every 6h`)
-		case s.Next(from).IsZero():
-			l.problem("schedule", quote(c.Schedule)+" never comes", "name a day that exists")
-		}
-	}
+	l.schedule("schedule", c.Schedule)
+	l.schedule("verify.read_data", c.Verify.ReadData)
 	r := c.Retention
 	switch {
 	case l.badBelow("retention"):
@@ -477,6 +470,37 @@ func (l *loader) checkAttest() {
 		l.problem("backup.require.attested", fmt.Sprintf("%d is no number of witnesses", n), "write 0 where none need agree")
 	case witnesses > 0 && n > witnesses:
 		l.problem("backup.require.attested", fmt.Sprintf("%d must agree of %d witnesses", n, witnesses), "name more of them in replica.witnesses, or demand fewer")
+	}
+}
+
+// schedule refuses what is no schedule, or never comes.
+func (l *loader) schedule(key, text string) {
+	if text == "" || l.bad[key] {
+		return
+	}
+	// Fixed, so that the verdict does not depend on the day; leap years follow.
+	from := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	switch s, err := cron.ParseStandard(text); {
+	case err != nil:
+		l.problem(key, quote(text)+" is no schedule", `write five cron fields ("0 3 * * *") or @hourly, @daily, @weekly, @every 6h`)
+	case s.Next(from).IsZero():
+		l.problem(key, quote(text)+" never comes", "name a day that exists")
+	}
+}
+
+// publicKey is a public ed25519 key on one line: what stands before the key itself
+// is the same in all of them.
+var publicKey = regexp.MustCompile(`^MCowBQYDK2VwAyEA[A-Za-z0-9+/]{43}=$`)
+
+func (l *loader) checkSigning() {
+	l.absolute("sign.key_file", l.c.Sign.KeyFile)
+	if l.bad["signers"] {
+		return
+	}
+	for i, s := range l.c.Signers {
+		if !publicKey.MatchString(s) && !filepath.IsAbs(s) {
+			l.problem(fmt.Sprintf("signers[%d]", i), quote(s)+" is no public key", "write it as `eddy config show` has it in sign.public_key where it signs, or the absolute path of its PEM file")
+		}
 	}
 }
 

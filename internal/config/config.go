@@ -41,6 +41,11 @@ type Config struct {
 	Stage   Stage    `yaml:"stage"`
 	Check   Check    `yaml:"check"`
 	Attest  Attest   `yaml:"attest"`
+	Verify  Verify   `yaml:"verify"`
+	Sign    Sign     `yaml:"sign"`
+	// Signers are public keys, or PEM files of them. Where any is named, only what
+	// one of them has signed is restored or verified.
+	Signers []string `yaml:"signers"`
 	Notify  Notify   `yaml:"notify"`
 	// LogFormat is the form of the log on stderr.
 	LogFormat string `yaml:"log_format" default:"console" enum:"console,json"`
@@ -219,6 +224,19 @@ type Trusted struct {
 type Stage struct {
 	// Fallback allows copying what cannot be linked.
 	Fallback string `yaml:"fallback" default:"none" enum:"none,copy"`
+}
+
+// Verify says when `eddy run` proves what the store has.
+type Verify struct {
+	// ReadData is when every byte of the latest backup is read back: as Schedule; "":
+	// never.
+	ReadData string `yaml:"read_data"`
+}
+
+// Sign is how manifests are signed.
+type Sign struct {
+	// KeyFile is an ed25519 key in PEM (PKCS #8); "": nothing is signed.
+	KeyFile string `yaml:"key_file"`
 }
 
 // Notify says who hears what became of runs.

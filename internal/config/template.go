@@ -17,6 +17,7 @@ var templateText string
 type TemplateValues struct {
 	Cluster, Home, RPC, Store, Region, Endpoint, Workdir string
 	ChainID, Timeout, Deadline                           string
+	SignKey                                              string
 	Witnesses                                            []string
 	// One of these says how the node is controlled; where none does, it is the
 	// socket of `eddy supervise` at its usual place. Exec writes three commands to

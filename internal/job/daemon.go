@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/uploader"
 )
 
 // Schedule tells when the next run is due; netresearch/go-cron's schedules fit.
@@ -26,9 +28,22 @@ type Daemon struct {
 	// longer keeps. Expire runs only after a backup that is READY.
 	Backup func(context.Context) error
 	Expire func(context.Context) error
+	// Tasks are what is done beside backups, each by a schedule of its own. Nothing
+	// overlaps: a backup that comes due waits until a task has ended, and goes before
+	// tasks that are due as well.
+	Tasks  []Task
 	Events ui.Sink
 	Watch  Watcher // nil: nobody
 	Now    func() time.Time
+}
+
+// Task is something that a daemon does by a schedule beside backups: a proof.
+type Task struct {
+	Name     string // a word; in last.json, and in what is said of it
+	Schedule Schedule
+	Run      func(context.Context) error
+
+	due time.Time
 }
 
 // retryAfter is how long after a failed run the daemon tries again, when the
@@ -53,8 +68,24 @@ func (d *Daemon) Run(ctx context.Context) error {
 			d.Watch.Missed(ctx, missed)
 		}
 	}
+	for i := range d.Tasks {
+		t := &d.Tasks[i]
+		t.due = t.Schedule.Next(d.Now())
+		if last := last.Tasks[t.Name]; !last.IsZero() && !last.After(d.Now()) {
+			t.due = t.Schedule.Next(last)
+		}
+		d.say("scheduled", "next %s at %s", t.Name, later(t.due, d.Now()).Local().Format(time.RFC3339))
+	}
 	for {
 		d.say("scheduled", "next backup at %s", due.Local().Format(time.RFC3339))
+		for t := d.before(due); t != nil; t = d.before(due) {
+			if !d.sleepUntil(ctx, t.due) {
+				return nil
+			}
+			if err := d.task(ctx, t); err != nil || ctx.Err() != nil {
+				return err
+			}
+		}
 		if !d.sleepUntil(ctx, due) {
 			return nil
 		}
@@ -95,6 +126,50 @@ func (d *Daemon) takeOver(ctx context.Context) (err error) {
 		d.Watch.Died(ctx, died)
 	}
 	return err
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// before is the task that is due first, and before the next backup; nil where none
+// is. A backup that is due already goes first.
+func (d *Daemon) before(backup time.Time) *Task {
+	var first *Task
+	backup = later(backup, d.Now())
+	for i := range d.Tasks {
+		if t := &d.Tasks[i]; later(t.due, d.Now()).Before(backup) && (first == nil || t.due.Before(first.due)) {
+			first = t
+		}
+	}
+	return first
+}
+
+// task runs one task. Its error is the daemon's own.
+func (d *Daemon) task(ctx context.Context, t *Task) error {
+	err := t.Run(ctx)
+	if ctx.Err() != nil {
+		return nil // cut short: it is due again at the next start
+	}
+	now := d.Now()
+	t.due = t.Schedule.Next(now)
+	if err != nil && !errors.Is(err, ErrWarnings) {
+		d.Events.Emit(Failed{What: t.Name, Error: err.Error(), Hint: hint.Of(err)})
+		if retry := now.Add(retryAfter); errors.Is(err, uploader.ErrUnreachable) && retry.Before(t.due) {
+			t.due = retry
+			return nil // nothing is proven, one way or the other
+		}
+	}
+	d.say("scheduled", "next %s at %s", t.Name, t.due.Local().Format(time.RFC3339))
+	return d.Workdir.remember(func(l *Last) {
+		if l.Tasks == nil {
+			l.Tasks = map[string]time.Time{}
+		}
+		l.Tasks[t.Name] = now.UTC()
+	})
 }
 
 // first is when the first run is due: at once when one was missed, and then also
@@ -162,6 +237,7 @@ func (d *Daemon) say(phase, format string, args ...any) {
 
 // Failed reports a run of the daemon that failed; the daemon goes on.
 type Failed struct {
+	What  string `json:"what,omitempty"` // verify, ...; "": a backup
 	Error string `json:"error"`
 	Hint  string `json:"hint,omitempty"`
 }
@@ -171,10 +247,11 @@ func (Failed) MessageType() string { return "failed" }
 
 // Line implements ui.Event.
 func (f Failed) Line() string {
+	line := cmp.Or(f.What, "backup") + " failed: " + f.Error
 	if f.Hint == "" {
-		return "backup failed: " + f.Error
+		return line
 	}
-	return "backup failed: " + f.Error + "\n   hint: " + f.Hint
+	return line + "\n   hint: " + f.Hint
 }
 
 // Missed reports a run that was due while no daemon ran. It is caught up at once.

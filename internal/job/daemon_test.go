@@ -12,6 +12,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/uploader"
 )
 
 type nothing struct{}
@@ -115,4 +116,52 @@ func TestDaemonExpiresOnlyAfterAGoodBackup(t *testing.T) {
 			t.Fatalf("expired %d times, want once: after the second run only", expired)
 		}
 	})
+}
+
+// A task has a schedule of its own and never meets a backup; one that was missed is
+// caught up, one whose store did not answer is tried again, and a finding is not.
+func TestDaemonDoesTasksBetweenBackups(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want int64 // runs in three days and a bit
+	}{
+		"passes":      {nil, 4},
+		"fails":       {uploader.ErrDamaged, 4},
+		"unreachable": {uploader.ErrUnreachable, 290},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				var busy, runs atomic.Int64
+				d, _ := daemon(t, dir, func(int64) error {
+					if busy.Add(1) > 1 {
+						t.Error("a backup began during a task")
+					}
+					time.Sleep(time.Hour)
+					busy.Add(-1)
+					return nil
+				})
+				if err := d.Workdir.remember(func(l *Last) { l.Tasks = map[string]time.Time{"verify": time.Now().Add(-50 * time.Hour)} }); err != nil {
+					t.Fatal(err)
+				}
+				d.Tasks = []Task{{Name: "verify", Schedule: daily(t), Run: func(context.Context) error {
+					if busy.Add(1) > 1 {
+						t.Error("a task began during a backup")
+					}
+					runs.Add(1)
+					time.Sleep(time.Second)
+					busy.Add(-1)
+					return c.err
+				}}}
+				runFor(t, d, 73*time.Hour)
+				if n := runs.Load(); n < c.want-20 && c.want > 20 || c.want < 20 && n != c.want {
+					t.Errorf("%d runs, want %d", n, c.want)
+				}
+				l, err := d.Workdir.Last()
+				if err != nil || c.want < 20 && time.Since(l.Tasks["verify"]) > 25*time.Hour {
+					t.Errorf("%v, %v", l.Tasks, err)
+				}
+			})
+		})
+	}
 }

@@ -22,7 +22,7 @@ type Last struct {
 	LastID      string    `json:"last_id,omitempty"`
 	Position    uint64    `json:"position,omitempty"` // of LastID
 	// LastVerified is when a backup of the cluster was last read back whole, by
-	// anybody, as the bucket said at the last success.
+	// anybody, as the bucket said at the last success, or by this workdir's daemon.
 	LastVerified time.Time `json:"last_verified,omitzero"`
 	LastError    string    `json:"last_error,omitempty"`
 	LastFailed   time.Time `json:"last_failed,omitzero"`   // when LastError was; a run that could not begin is no LastRun
@@ -31,6 +31,8 @@ type Last struct {
 	// Open says that a run has begun and not ended. Who finds it set while it has
 	// the workdir's lock knows that the run died.
 	Open bool `json:"open,omitempty"`
+	// Tasks is when each of the daemon's tasks was done last, whatever it found.
+	Tasks map[string]time.Time `json:"tasks,omitempty"`
 	// Failures counts the runs that failed, by reason, since the workdir was made.
 	Failures map[string]uint64 `json:"failures,omitempty"`
 }
@@ -118,6 +120,11 @@ func (w Workdir) remember(change func(*Last)) (err error) {
 		return err
 	}
 	return w.write("last.json", l)
+}
+
+// Verified writes down that a backup was read back whole just now.
+func (w Workdir) Verified(now time.Time) error {
+	return w.remember(func(l *Last) { l.LastVerified = now.UTC() })
 }
 
 // begin writes down that a run has begun, and returns what to say of one that

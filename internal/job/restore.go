@@ -128,11 +128,40 @@ func (r *Restore) find(ctx context.Context) (*uploader.Manifest, error) {
 	if sel.Status != uploader.StatusReady {
 		return nil, hint.Add(fmt.Errorf("%w: %s is %s: %s", uploader.ErrDamaged, sel.ID, sel.Status, sel.Text), "restore another backup; `eddy list` shows them")
 	}
+	if err := r.signed(ctx, sel); err != nil {
+		return nil, err
+	}
 	if m.System != "cometbft" {
 		return nil, hint.Add(fmt.Errorf("backup %s is of a %s, which this eddy cannot restore", m.ID, m.System), "use a newer eddy")
 	}
 	r.Events.Emit(Phase{ID: m.ID, Phase: "found", Text: fmt.Sprintf("%s: %s at height %d, made by %s of %s", m.ID, m.Cluster, m.Position.Index, m.Versions.Eddy, madeBy(m).Program())})
 	return m, nil
+}
+
+// signed refuses what is not signed as it should be, and says of all else what is
+// known of who made it.
+func (r *Restore) signed(ctx context.Context, b uploader.Backup) error {
+	s, err := r.Catalog.Signature(ctx, b)
+	if err != nil {
+		return err
+	}
+	if text := unknownSigner(b.ID, s); text != "" {
+		r.Events.Emit(Warning{Text: text, Hint: "--signer KEY takes only what that key has signed"})
+	}
+	return nil
+}
+
+// unknownSigner is what to say of a signature that proves nothing, "" of one that
+// does.
+func unknownSigner(id string, s uploader.Signature) string {
+	switch {
+	case s.Known:
+		return ""
+	case s.Signer == "":
+		return id + " is not signed: who may write to the store may have made it"
+	default:
+		return id + " is signed by " + s.Signer + ", a key that was not named here"
+	}
 }
 
 func (r *Restore) progress(done, total int64) {

@@ -3,6 +3,7 @@ package job
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -325,7 +326,7 @@ func (s *sender) putSums(ctx context.Context, spool string, m *uploader.Manifest
 	if err != nil {
 		return fmt.Errorf("store the list of hashes: %w", err)
 	}
-	m.Sums = &uploader.SumsRef{Name: uploader.SumsName, Size: obj.Size}
+	m.Sums = &uploader.SumsRef{Name: uploader.SumsName, Size: obj.Size, SHA256: fmt.Sprintf("%x", sha256.Sum256(body))}
 	return nil
 }
 

@@ -3,6 +3,8 @@ package job
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +44,7 @@ type Verify struct {
 const (
 	stageListing  = "listing"
 	stageManifest = "manifest"
+	stageSigned   = "signature"
 	stageIndex    = "index"
 	stageSums     = "sums"
 	stageFrames   = "frames"
@@ -54,7 +57,9 @@ const verifyWorkers = 4
 type VerifyReport struct {
 	Volumes    int    `json:"volumes"`
 	Files      int64  `json:"files"`
-	Compared   string `json:"compared,omitempty"` // by what the store knew the volumes: checksum, etag, size; the weakest
+	Signed     string `json:"signature,omitempty"` // none, unknown (a key that was not named), known
+	Signer     string `json:"signer,omitempty"`    // public key
+	Compared   string `json:"compared,omitempty"`  // by what the store knew the volumes: checksum, etag, size; the weakest
 	Frames     int64  `json:"frames"`
 	FramesRead int64  `json:"frames_read"`
 	Damaged    int    `json:"frames_damaged,omitempty"`
@@ -86,7 +91,7 @@ func (v *Verify) Run(ctx context.Context) (Verified, error) {
 	out := Verified{ID: b.ID, Cluster: v.Catalog.Cluster(), By: v.By}
 	if b.Status == uploader.StatusDamaged && b.Manifest == nil {
 		v.found(stageManifest, "manifest.json", b.Text)
-	} else if err := v.prove(ctx, b.Manifest, &out); err != nil {
+	} else if err := v.prove(ctx, b, &out); err != nil {
 		return Verified{}, err
 	}
 	out.Seconds = v.Now().Sub(begun).Seconds()
@@ -96,10 +101,20 @@ func (v *Verify) Run(ctx context.Context) (Verified, error) {
 
 // prove goes through the stages. Its error is of the store, or of ctx; what is
 // wrong with the backup becomes a finding.
-func (v *Verify) prove(ctx context.Context, m *uploader.Manifest, out *Verified) error {
+func (v *Verify) prove(ctx context.Context, b uploader.Backup, out *Verified) error {
+	m := b.Manifest
 	out.Position, out.Hash = m.Position.Index, m.Position.Hash
 	out.Volumes, out.Files, out.Bytes = len(m.Volumes), m.Sizes.Files, m.Sizes.Stored
 	v.phase(m.ID, "verify", "%s: %s at height %d, %d volume(s), %s", m.ID, m.Cluster, m.Position.Index, len(m.Volumes), ui.Bytes(m.Sizes.Stored))
+	// Whether a signer is the right one depends on who asks: it makes no grade.
+	signature, err := v.Catalog.Signature(ctx, b)
+	if err := v.blame(stageSigned, "manifest.sig", err); err != nil {
+		return err
+	}
+	out.Signer, out.Signed = signature.Signer, signature.String()
+	if text := unknownSigner(m.ID, signature); text != "" && err == nil {
+		v.Events.Emit(Warning{Text: text, Hint: "--signer KEY says which one it should be"})
+	}
 	if err := v.listing(ctx, m, out); err != nil {
 		return err
 	}
@@ -114,7 +129,7 @@ func (v *Verify) prove(ctx context.Context, m *uploader.Manifest, out *Verified)
 	if v.By == uploader.ByQuick {
 		return nil
 	}
-	return v.frames(ctx, m, vols, indexes, out)
+	return v.frames(ctx, m, indexes, out)
 }
 
 // listing compares what the store lists with what the manifest names.
@@ -208,12 +223,13 @@ func (v *Verify) sums(ctx context.Context, m *uploader.Manifest, indexes []*snap
 		v.found(stageListing, m.Sums.Name, fmt.Sprintf("the store has %d bytes, the manifest says %d", o.Size, m.Sums.Size))
 		return nil
 	}
-	stored, err := v.Catalog.Store().Open(ctx, key, o.ETag, 0, o.Size)
+	stored, err := v.Catalog.Store().Open(ctx, key, "", 0, o.Size)
 	if err != nil {
 		return v.blame(stageSums, m.Sums.Name, err)
 	}
 	defer stored.Close()
-	told := &toldApart{Reader: stored}
+	hash := sha256.New()
+	told := &toldApart{Reader: io.TeeReader(stored, hash)}
 	list, err := zstd.NewReader(told, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
 	if err != nil {
 		return err
@@ -227,6 +243,8 @@ func (v *Verify) sums(ctx context.Context, m *uploader.Manifest, indexes []*snap
 		v.found(stageSums, m.Sums.Name, "it cannot be decoded: "+err.Error())
 	case what != "":
 		v.found(stageSums, m.Sums.Name, what)
+	case m.Sums.SHA256 != "" && m.Sums.SHA256 != hex.EncodeToString(hash.Sum(nil)):
+		v.found(stageSums, m.Sums.Name, "its sha256 is not the one that the manifest names")
 	}
 	return nil
 }
@@ -249,7 +267,7 @@ func (t *toldApart) Read(b []byte) (int, error) {
 func sameCRC(sum uint64, manifest string) bool { return manifest == "" || crc.Base64(sum) == manifest }
 
 // frames reads frames back.
-func (v *Verify) frames(ctx context.Context, m *uploader.Manifest, vols []snapshot.VolumeSource, indexes []*snapshot.Index, out *Verified) error {
+func (v *Verify) frames(ctx context.Context, m *uploader.Manifest, indexes []*snapshot.Index, out *Verified) error {
 	o := snapshot.VerifyOptions{
 		Indexes: indexes, Share: 1, Workers: min(verifyWorkers, runtime.GOMAXPROCS(0)),
 		Progress: func(done, total int64) {
@@ -271,7 +289,7 @@ func (v *Verify) frames(ctx context.Context, m *uploader.Manifest, vols []snapsh
 		out.Share, out.Seed = fmt.Sprintf("%g%%", 100*v.Share), v.Seed
 		v.phase(m.ID, "sample", "reading %s of the frames, chosen by seed %d", out.Share, v.Seed)
 	}
-	rep, err := snapshot.Verify(ctx, vols, o)
+	rep, err := snapshot.Verify(ctx, o)
 	out.Frames, out.FramesRead, out.BytesRead, out.Damaged = rep.Frames, rep.FramesRead, rep.BytesRead, rep.Damaged
 	if rep.Damaged > 0 && errors.Is(err, snapshot.ErrCorrupt) {
 		return nil // told of, one by one

@@ -10,7 +10,9 @@
 package s3fake
 
 import (
+	"crypto/md5"
 	"encoding/xml"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -307,4 +309,39 @@ func document(h http.Header, v any) []byte {
 		panic(err) // structs of strings and numbers
 	}
 	return b
+}
+
+// Alter puts other bytes at a key, or removes it where they are nil, and returns what
+// takes that back. rot changes them below the store: what the store says of the
+// object is what it was told when it was put. Else the object is written anew, as by
+// a request without checksums.
+func (s *Server) Alter(key string, data []byte, rot bool) (undo func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, was := s.objects[key]
+	undo = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if delete(s.objects, key); was {
+			s.objects[key] = before
+		}
+	}
+	if data == nil {
+		delete(s.objects, key)
+		return undo
+	}
+	o := &object{modified: time.Now()}
+	if was {
+		c := *before
+		o = &c
+	}
+	o.data, s.objects[key] = data, o
+	if was && rot {
+		return undo
+	}
+	o.etag, o.crc32, o.crc64 = fmt.Sprintf(`"%x"`, md5.Sum(data)), "", ""
+	if s.Quirks.Checksums == SumsKnown {
+		o.crc64 = sum64(data)
+	}
+	return undo
 }
