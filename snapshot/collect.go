@@ -61,8 +61,7 @@ func (c *collector) pass(ctx context.Context) error {
 		if k.ID == "" || int64(rec.ULen) != f.size || len(rec.Sums) != f.ends() {
 			return errOtherFrames
 		}
-		again := func(ctx context.Context) ([]byte, error) { return c.v.again(ctx, f, k.ID) }
-		if err := c.take(f, Frame{ID: k.ID, CLen: k.CLen, ULen: rec.ULen, CRC: k.CRC, Again: again, Record: k.Record}, rec); err != nil {
+		if err := c.take(f, Frame{ID: k.ID, CLen: k.CLen, ULen: rec.ULen, CRC: k.CRC, Again: c.again(f, k.ID), Record: k.Record}, rec); err != nil {
 			return err
 		}
 		last, hash = f, rec.Hash
@@ -73,7 +72,12 @@ func (c *collector) pass(ctx context.Context) error {
 	return c.v.plan.reader.goOn(last, hash)
 }
 
-// made takes a frame that was read and encoded.
+// again is Frame.Again.
+func (c *collector) again(f framePlan, id string) func(context.Context) ([]byte, error) {
+	return func(ctx context.Context) ([]byte, error) { return c.v.again(ctx, f, id) }
+}
+
+// made takes a frame that was read, and encoded or found on the shelf.
 func (c *collector) made(w *work) error {
 	rec := frameRecord{ULen: len(w.raw), Born: c.born, Hash: w.hash}
 	for i, p := range w.plan.pieces {
@@ -82,13 +86,18 @@ func (c *collector) made(w *work) error {
 			rec.Sums = append(rec.Sums, w.sums[i])
 		}
 	}
-	record, err := json.Marshal(rec)
-	if err != nil {
+	f := Frame{ID: hex.EncodeToString(w.id[:]), ULen: len(w.raw)}
+	if p := w.place; p != nil {
+		rec.Born = time.Unix(p.born, 0).UTC()
+		f.CLen, f.CRC, f.Place, f.Again = int(p.clen), p.crc, &StoredAt{Volume: int(p.volume), Off: p.off}, c.again(w.plan, f.ID)
+	} else {
+		f.CLen, f.CRC, f.Data = len(w.out), w.crc, w.out
+	}
+	var err error
+	if f.Record, err = json.Marshal(rec); err != nil {
 		return err
 	}
-	return c.take(w.plan, Frame{
-		ID: hex.EncodeToString(w.id[:]), CLen: len(w.out), ULen: len(w.raw), CRC: w.crc, Data: w.out, Record: record,
-	}, rec)
+	return c.take(w.plan, f, rec)
 }
 
 func (c *collector) take(plan framePlan, f Frame, rec frameRecord) error {
@@ -146,12 +155,11 @@ func (c *collector) finish() error {
 		}
 	}
 	c.r.CRC64NVME = crc.Base64(c.total)
-	c.r.ReadBytes += c.v.redone.bytes()
 	c.v.result, c.v.done = c.r, true
 	return nil
 }
 
-// redone is what frames of an earlier run are made again with.
+// redone is what frames are made again with.
 type redone struct {
 	w    work
 	enc  *zstd.Encoder
@@ -165,7 +173,7 @@ func (r *redone) bytes() int64 {
 	return r.read
 }
 
-// again makes a frame of an earlier run once more. It refuses one that has become
+// again makes the bytes of a frame that was yielded without them. It refuses one that has become
 // another frame: the stage is not what it was.
 func (v *Volume) again(ctx context.Context, f framePlan, id string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
@@ -189,9 +197,9 @@ func (v *Volume) again(ctx context.Context, f framePlan, id string) ([]byte, err
 	for _, p := range f.pieces {
 		v.redone.read += p.n
 	}
-	w.encode(v.redone.enc)
+	w.encode(v.redone.enc, nil)
 	if hex.EncodeToString(w.id[:]) != id {
-		return nil, fmt.Errorf("the stage has changed since an earlier run read it: %s", f)
+		return nil, fmt.Errorf("the stage has changed since it was read: %s", f)
 	}
 	return w.out, nil
 }

@@ -77,6 +77,9 @@ type Plan struct {
 // volumeSize is what the first pass learned of a volume.
 type volumeSize struct{ frames, upper, plan int64 }
 
+// DefaultLevel is zstd's level where none is given.
+const DefaultLevel = 1
+
 // EncoderName is the compressor and its version: what decides the stored bytes,
 // besides the level.
 func EncoderName() string {
@@ -98,7 +101,7 @@ func NewPlan(src Source, roots []Root, o PlanOptions) (*Plan, error) {
 		o.VolumeSize = DefaultVolumeSize
 	}
 	if o.Level == 0 {
-		o.Level = 1
+		o.Level = DefaultLevel
 	}
 	if o.Workers == 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
@@ -165,6 +168,9 @@ func (p *Plan) Next(ctx context.Context) (*Volume, error) {
 	if p.last != nil && !p.last.done {
 		return nil, errors.New("plan: the volume before is not finished")
 	}
+	if p.last != nil {
+		p.last.closeRedone()
+	}
 	if p.pull == nil {
 		p.pull, p.stop = iter.Pull2(cut(p.src.Entries()))
 	}
@@ -225,6 +231,9 @@ func (p *Plan) Ended(volume int) iter.Seq2[Entry, error] {
 // Close frees what the plan holds of its source. It is called on every path.
 func (p *Plan) Close() {
 	p.reader.close()
+	if p.last != nil {
+		p.last.closeRedone()
+	}
 	if p.stop != nil {
 		p.stop()
 	}

@@ -30,12 +30,16 @@ type Frame struct {
 	CLen int    // stored bytes
 	ULen int    // decoded bytes
 	CRC  uint64 // CRC64NVME of the stored bytes
-	// Data is valid until the sequence advances; nil for a frame of an earlier run.
+	// Data is valid until the sequence advances; nil for a frame of an earlier run,
+	// and for one that stands on the shelf.
 	Data []byte
-	// Again makes the bytes of a frame of an earlier run once more, from the source.
-	// It is called while the volume is being made, from the goroutine that consumes
-	// it; what it returns is valid until the next call.
+	// Again makes the bytes that Data lacks, from the source. It is called until the
+	// plan's next volume is asked for or the plan is closed, also when the sequence
+	// has ended, one call of the volume's at a time; what it returns is valid until
+	// the next one.
 	Again func(ctx context.Context) ([]byte, error)
+	// Place, where set, is where the same bytes are stored already.
+	Place *StoredAt
 	// Record is what a later run needs to pass over this frame; with ID, CLen and
 	// CRC it makes a Known.
 	Record json.RawMessage
@@ -62,6 +66,7 @@ type Volume struct {
 	plan   *Plan
 	number int
 	size   volumeSize
+	shelf  *Shelf
 	done   bool
 	result VolumeResult
 	redone *redone
@@ -91,8 +96,17 @@ func (v *Volume) Last() bool { return v.number == len(v.plan.volumes)-1 }
 // Upper bounds the stored size in bytes.
 func (v *Volume) Upper() int64 { return v.size.upper + 64<<10 }
 
-// Result is valid when Frames has ended without an error.
-func (v *Volume) Result() VolumeResult { return v.result }
+// Reuse lets Frames pass frames on without their bytes that are on the shelf. It
+// is called before Frames; nil is an empty shelf.
+func (v *Volume) Reuse(s *Shelf) { v.shelf = s }
+
+// Result is valid when Frames has ended without an error, and while no frame is
+// being made again.
+func (v *Volume) Result() VolumeResult {
+	r := v.result
+	r.ReadBytes += v.redone.bytes()
+	return r
+}
 
 // work is a frame on its way through the pipeline.
 type work struct {
@@ -103,7 +117,9 @@ type work struct {
 	sums []string // per piece; "" where the file goes on
 	hash []byte   // frameRecord.Hash
 	crc  uint64
-	done chan struct{}
+	// place is set where the frame is on the shelf; out is not made then.
+	place *shelved
+	done  chan struct{}
 }
 
 // Frames makes the volume's frames in order: one goroutine reads, each byte
@@ -138,7 +154,6 @@ func (v *Volume) run(ctx context.Context, known iter.Seq2[Known, error], yield f
 	if err != nil {
 		return err
 	}
-	defer v.closeRedone()
 	if err := c.pass(ctx); err != nil {
 		return err
 	}
@@ -174,7 +189,7 @@ func (v *Volume) pipeline(ctx context.Context, g *errgroup.Group, c *collector) 
 		}
 		g.Go(func() error {
 			for w := range todo {
-				w.encode(enc)
+				w.encode(enc, v.shelf)
 				close(w.done)
 			}
 			return nil
@@ -391,9 +406,9 @@ func (r *reader) goOn(f framePlan, hash []byte) error {
 	return err
 }
 
-// encode compresses the frame and computes its ID and the sums of the files that
-// it holds whole.
-func (w *work) encode(enc *zstd.Encoder) {
+// encode computes the frame's ID and the sums of the files that it holds whole,
+// and compresses it, unless it is on the shelf.
+func (w *work) encode(enc *zstd.Encoder, shelf *Shelf) {
 	id := newFrameID()
 	at := 0
 	for i, p := range w.plan.pieces {
@@ -406,7 +421,11 @@ func (w *work) encode(enc *zstd.Encoder) {
 			w.sums[i] = hex.EncodeToString(sum[:])
 		}
 	}
-	w.id = id.sum()
+	w.id, w.place = id.sum(), nil
+	if f, ok := shelf.find(w.id, len(w.raw)); ok {
+		w.place = &f
+		return
+	}
 	w.out = enc.EncodeAll(w.raw, w.out[:0])
 	w.crc = crc.NVME(w.out)
 }
