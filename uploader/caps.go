@@ -37,6 +37,9 @@ type Caps struct {
 	WholeSum     Answer `json:"volume_checksum"`    // CRC64NVME of a whole volume, told by the store
 	UnequalParts Answer `json:"unequal_parts"`
 	PartCopy     Answer `json:"part_copy"` // a range of one object as a part of another
+	// CopySums: the store keeps the checksums of parts and volume right where a part
+	// is copied. Else a volume with copied parts is stored without.
+	CopySums Answer `json:"copied_part_checksums"`
 	// ListUploads: Ignored where a prefix finds none and only all of the bucket can
 	// be listed.
 	ListUploads   Answer `json:"list_uploads"`
@@ -65,7 +68,7 @@ type Rule struct {
 }
 
 const (
-	capsFormat = 2 // 2: list_uploads
+	capsFormat = 3 // 2: list_uploads; 3: copied_part_checksums
 	// capsKept is how long a probe is believed: stores and buckets change.
 	capsKept = 30 * 24 * time.Hour
 )

@@ -148,6 +148,10 @@ func describe(f *os.File, key string) (Object, error) {
 	return Object{Key: key, Size: st.Size(), ETag: etag, Modified: st.ModTime()}, err
 }
 
+// Copies implements Store: a disk that reads and writes the same bytes gains
+// nothing, and all of an object is read back anyway.
+func (s *fileStore) Copies() bool { return false }
+
 // Put implements Store. What it has written is read back from the disk and
 // compared.
 func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {

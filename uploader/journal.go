@@ -30,6 +30,7 @@ type journalHead struct {
 	Key       string            `json:"key"`
 	UploadID  string            `json:"upload_id"` // file store: the temporary file's name
 	PartSize  int64             `json:"part_size"`
+	Plain     bool              `json:"plain,omitempty"` // begun without a checksum, so that parts can be copied
 	Identity  map[string]string `json:"identity,omitempty"`
 }
 
@@ -47,6 +48,7 @@ type journalPart struct {
 	CRC  string `json:"crc64nvme,omitempty"` // base64; none of a part that the store copies
 	// Copy names the object that the store copies the part from.
 	Copy   string         `json:"copy,omitempty"`
+	Proof  *proof         `json:"proof,omitempty"` // of such a part
 	Pieces []journalPiece `json:"pieces,omitempty"`
 	// Open is the piece that goes on in the next part, as far as it has come.
 	Open *journalOpen `json:"open,omitempty"`
@@ -70,6 +72,8 @@ type journalNote struct {
 	// durable: without it a part is sent again at worst.
 	Ack  int32  `json:"ack,omitempty"`
 	ETag string `json:"etag,omitempty"`
+	// Sent is the checksum of a part that was to be copied, and had to be sent.
+	Sent string `json:"sent,omitempty"`
 	// Done: all parts are stored, and will be made an object of this size.
 	Done *journalDone `json:"done,omitempty"`
 }
@@ -82,7 +86,7 @@ type journalDone struct {
 func lineOf(p part) journalPart {
 	l := journalPart{Part: p.number, Off: p.off, Len: p.len, Pieces: p.pieces, Open: p.open}
 	if p.from != nil {
-		l.Copy = p.from.Key
+		l.Copy, l.Proof = p.from.Key, p.proof
 	} else {
 		l.CRC = crc.Base64(p.crc)
 	}
@@ -159,6 +163,7 @@ type priorPart struct {
 	off, len int64
 	crc      string // "" where the store copied it
 	copied   bool
+	proof    *proof // of a part that was copied
 	open     *journalOpen
 	etag     string // as the store acknowledged it, "" where it was not heard
 	stored   bool   // the store has it: what it lists and the journal agree
@@ -259,13 +264,16 @@ func (e *earlier) parse(r io.Reader, each func(journalPiece) error) error {
 			if l.Ack < 0 || int(l.Ack) > len(e.parts) {
 				return nil
 			}
-			e.parts[l.Ack-1].etag = l.ETag
+			p := &e.parts[l.Ack-1]
+			if p.etag = l.ETag; l.Sent != "" {
+				p.crc, p.copied, p.proof = l.Sent, false, nil
+			}
 		default:
 			p := l.journalPart
 			if !e.follows(p) {
 				return nil
 			}
-			e.parts = append(e.parts, priorPart{off: p.Off, len: p.Len, crc: p.CRC, copied: p.Copy != "", open: p.Open})
+			e.parts = append(e.parts, priorPart{off: p.Off, len: p.Len, crc: p.CRC, copied: p.Copy != "", proof: p.Proof, open: p.Open})
 			for _, pc := range p.Pieces {
 				if each == nil {
 					break
@@ -293,6 +301,9 @@ func (e *earlier) follows(p journalPart) bool {
 		if pc.Len <= 0 {
 			return false
 		}
+	}
+	if p.Copy != "" && (p.Proof == nil || p.Proof.Off > p.Off || p.Proof.Off < 0 || p.Proof.Len < p.Off-p.Proof.Off+p.Len) {
+		return false
 	}
 	return int(p.Part) == len(e.parts)+1 && p.Off == off && p.Len > 0 && p.Len <= e.head.PartSize && (p.Open == nil || p.Open.Len > 0)
 }

@@ -24,7 +24,7 @@ var testHead = journalHead{
 func testParts() []journalPart {
 	return []journalPart{
 		{Part: 1, Off: 0, Len: 100, CRC: "AAAAAAAAAAA=", Pieces: []journalPiece{{ID: "a", Len: 60, CRC: "AAAAAAAAAAE=", Record: json.RawMessage(`{"n":1}`)}}, Open: &journalOpen{40, "AAAAAAAAAAI="}},
-		{Part: 2, Off: 100, Len: 100, Copy: "o"},
+		{Part: 2, Off: 100, Len: 100, Copy: "o", Proof: &proof{60, 147, "AAAAAAAAAAM="}},
 		{Part: 3, Off: 200, Len: 7, CRC: "AAAAAAAAAAA=", Pieces: []journalPiece{{ID: "b", Len: 147, CRC: "AAAAAAAAAAM="}}},
 	}
 }
@@ -36,15 +36,17 @@ func lines() (all []any, known []*earlier) {
 	one := priorPart{off: 0, len: 100, crc: "AAAAAAAAAAA=", open: p[0].Open}
 	acked := one
 	acked.etag = "e1"
-	two, three := priorPart{off: 100, len: 100, copied: true}, priorPart{off: 200, len: 7, crc: "AAAAAAAAAAA="}
+	two, three := priorPart{off: 100, len: 100, copied: true, proof: p[1].Proof}, priorPart{off: 200, len: 7, crc: "AAAAAAAAAAA="}
+	sent := priorPart{off: 100, len: 100, crc: "AAAAAAAAAAU=", etag: "e2"}
 	done := &journalDone{207, "AAAAAAAAAAQ="}
-	return []any{p[0], p[1], journalNote{Ack: 1, ETag: "e1"}, p[2], journalNote{Done: done}}, []*earlier{
+	return []any{p[0], p[1], journalNote{Ack: 1, ETag: "e1"}, p[2], journalNote{Ack: 2, ETag: "e2", Sent: sent.crc}, journalNote{Done: done}}, []*earlier{
 		{head: testHead},
 		{head: testHead, parts: []priorPart{one}},
 		{head: testHead, parts: []priorPart{one, two}},
 		{head: testHead, parts: []priorPart{acked, two}},
 		{head: testHead, parts: []priorPart{acked, two, three}},
-		{head: testHead, parts: []priorPart{acked, two, three}, done: done},
+		{head: testHead, parts: []priorPart{acked, sent, three}},
+		{head: testHead, parts: []priorPart{acked, sent, three}, done: done},
 	}
 }
 

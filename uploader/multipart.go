@@ -34,7 +34,8 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 	}
 	sent := iter.Seq2[Sent, error](func(func(Sent, error) bool) {})
 	if old != nil {
-		u.id, sent = old.head.UploadID, old.pieces()
+		u.goesOn(old)
+		sent = old.pieces()
 		u.journal, err = old.goOn(s.c.FS)
 	} else {
 		err = u.begin(ctx)
@@ -43,12 +44,15 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 		return Object{}, err
 	}
 	defer u.journal.close()
-	cut := cutter{size: u.partSize, limit: s.c.inFlight(u.partSize), note: u.note, send: u.send}
+	cut := cutter{size: u.partSize, limit: s.c.inFlight(u.partSize), note: u.note, send: u.send, copies: u.copies, copy: u.copy}
 	if old != nil {
 		cut.prior = old.parts
 		u.adopt(old.parts)
 	}
 	size, sum, err := cut.run(ctx, r.Key, r.Pieces(sent))
+	if errors.Is(err, errChanged) && r.Reuses {
+		return Object{}, u.distrust(ctx, err)
+	}
 	if errors.Is(err, errChanged) {
 		// What cannot be gone on with would fail the next run as well.
 		return Object{}, errors.Join(err, s.Abandon(context.WithoutCancel(ctx), r.Journal))
@@ -57,6 +61,9 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 		return Object{}, err
 	}
 	o, err := u.complete(ctx, old, size, sum)
+	if r.Reuses && u.hasCopies() && (errors.Is(err, ErrDamaged) || refusesUpload(err)) {
+		return Object{}, u.distrust(ctx, err)
+	}
 	if old != nil && refusesUpload(err) {
 		// Some stores take parts for an upload that is being aborted, and then list
 		// one of which they have forgotten the rest. No run could ever complete it.
@@ -87,24 +94,36 @@ type upload struct {
 	mu    sync.Mutex // of what follows: one goroutine appends while others note ETags
 	parts []sentPart
 	moved Moved
+	gone  map[string]bool // sources from which nothing can be copied any more
 }
 
 type sentPart struct {
 	off, len int64
-	crc      string // base64; "" where the store copied it
+	crc      string // base64; "" of a part that the store copied, and said no checksum of
 	etag     string
+	proof    *proof // of a part that the store copied
 }
 
 func (s *s3Store) newUpload(r PutRequest) *upload {
-	u := &upload{s: s, r: r, partSize: s.c.partSize(r.Upper)}
+	u := &upload{s: s, r: r, partSize: s.c.partSize(r.Upper), gone: map[string]bool{}}
 	sums := s.known().PartSums
-	u.plain.Store(sums == Refused || sums == Ignored)
+	u.plain.Store(sums == Refused || sums == Ignored || r.Reuses && s.known().CopySums != Kept && s.Copies())
 	return u
 }
 
 func (u *upload) head() journalHead {
 	return journalHead{
-		Store: u.s.URL(), Endpoint: u.s.c.Endpoint, Key: u.r.Key, UploadID: u.id, PartSize: u.partSize, Identity: u.r.Identity,
+		Store: u.s.URL(), Endpoint: u.s.c.Endpoint, Key: u.r.Key, UploadID: u.id, PartSize: u.partSize, Plain: u.plain.Load(),
+		Identity: u.r.Identity,
+	}
+}
+
+// goesOn makes it the upload that an earlier run began, with or without a
+// checksum as that one did.
+func (u *upload) goesOn(old *earlier) {
+	u.id = old.head.UploadID
+	if sums := u.s.known().PartSums; sums != Refused && sums != Ignored {
+		u.plain.Store(old.head.Plain)
 	}
 }
 
@@ -125,23 +144,29 @@ func (u *upload) begin(ctx context.Context) error {
 func (u *upload) note(p part) error {
 	line := lineOf(p)
 	u.mu.Lock()
-	u.parts = append(u.parts, sentPart{off: p.off, len: p.len, crc: line.CRC})
+	u.parts = append(u.parts, sentPart{off: p.off, len: p.len, crc: line.CRC, proof: p.proof})
 	u.mu.Unlock()
 	return u.journal.append(line)
 }
 
 // done takes a part as stored.
-func (u *upload) done(p part, etag string) error {
+func (u *upload) done(p part, etag, sum string) error {
+	note := journalNote{Ack: p.number, ETag: etag}
 	u.mu.Lock()
-	u.parts[p.number-1].etag = etag
+	sp := &u.parts[p.number-1]
 	if p.from != nil {
 		u.moved.Copied += p.len
 	} else {
 		u.moved.Sent += p.len
+		if sp.proof != nil {
+			note.Sent = sum
+		}
+		sp.proof = nil
 	}
+	sp.etag, sp.crc = etag, sum
 	u.tell()
 	u.mu.Unlock()
-	return u.journal.say(journalNote{Ack: p.number, ETag: etag})
+	return u.journal.say(note)
 }
 
 // tell reports what was moved so far. u.mu is held.
@@ -213,7 +238,7 @@ func (u *upload) send(ctx context.Context, p part) error {
 	if err != nil {
 		return err
 	}
-	return u.done(p, etag)
+	return u.done(p, etag, crc.Base64(p.crc))
 }
 
 func (u *upload) trySend(ctx context.Context, p part, plain bool) (etag string, err error) {
@@ -372,8 +397,8 @@ func (u *upload) readBack(ctx context.Context, etag string) (checked string, err
 		}
 	}
 	for _, i := range picks {
-		p := u.parts[i]
-		r, err := u.s.Open(ctx, u.r.Key, etag, p.off, p.len)
+		p := u.parts[i].known()
+		r, err := u.s.Open(ctx, u.r.Key, etag, p.Off, p.Len)
 		if err != nil {
 			return "", err
 		}
@@ -381,11 +406,19 @@ func (u *upload) readBack(ctx context.Context, etag string) (checked string, err
 		if err = errors.Join(err, r.Close()); err != nil {
 			return "", err
 		}
-		if crc.Base64(sum) != p.crc {
+		if crc.Base64(sum) != p.CRC {
 			return "", u.damaged("part %d reads back differently", i+1)
 		}
 	}
 	return checked, nil
+}
+
+// known is the part, or the whole pieces around one that was copied.
+func (p sentPart) known() proof {
+	if p.proof != nil {
+		return *p.proof
+	}
+	return proof{p.off, p.len, p.crc}
 }
 
 func crcOf(r io.Reader) (sum uint64, err error) {

@@ -23,8 +23,19 @@ type part struct {
 	buf    []byte
 	crc    uint64
 	from   *Range
+	shares []share        // what from consists of
+	proof  *proof         // of from
 	pieces []journalPiece // those that end in it
 	open   *journalOpen   // the one that goes on behind it
+}
+
+// proof is what can be known of a part that is copied: it is cut anywhere in its
+// pieces, but of whole pieces the checksum is known. They may reach into its
+// neighbours.
+type proof struct {
+	Off int64  `json:"off"` // in the object
+	Len int64  `json:"len"`
+	CRC string `json:"crc64nvme"`
 }
 
 // cutter gathers pieces into parts of equal size and hands them to send, several
@@ -37,14 +48,17 @@ type cutter struct {
 	size  int64 // of every part but the last
 	limit int   // parts in flight
 	prior []priorPart
-	// copies: a part all of whose bytes stand beside each other in one object of
-	// the bucket is handed to send as that range, and not asked for its bytes.
-	copies bool
-	// note is called in order, and for each new part before send; send is called
-	// from several goroutines. A part's buffer is used again once send has returned
-	// nil.
+	// copies, where set, tells whether a range of the bucket may be copied. A part
+	// of full size all of whose bytes stand beside each other in one object is then
+	// handed to copy as that range, and not asked for its bytes, unless copy
+	// answers that it cannot be done.
+	copies func(*Range) bool
+	// note is called in order, and for each new part before send or copy; these are
+	// called from several goroutines. A part's buffer is used again once send has
+	// returned nil.
 	note func(part) error
 	send func(context.Context, part) error
+	copy func(context.Context, part) (done bool, err error)
 }
 
 // run consumes the pieces and returns the object's size and CRC64NVME. When it
@@ -79,6 +93,9 @@ type filling struct {
 	size  int64  // of all pieces so far
 	sum   uint64 // of them
 
+	making sync.Mutex // of bytes by pieces that have a length
+	kept   []byte     // of the piece that was made last: it may go on in the next part
+
 	cur part
 	// lazy is what cur consists of while none of its bytes were needed: neighbours
 	// in one object of the bucket.
@@ -88,6 +105,7 @@ type filling struct {
 // share is a run of a piece's bytes in a part.
 type share struct {
 	p       *Piece
+	at      int64 // of the piece, in the object
 	from, n int64
 }
 
@@ -158,7 +176,7 @@ func (f *filling) take(p *Piece, b []byte) error {
 		}
 		n := min(p.Len-from, whole-f.cur.len)
 		var err error
-		if b, err = f.put(share{p, from, n}, b); err != nil {
+		if b, err = f.put(share{p, f.size - p.Len, from, n}, b); err != nil {
 			return err
 		}
 		f.cur.len += n
@@ -202,7 +220,7 @@ func (f *filling) put(s share, b []byte) ([]byte, error) {
 	if old := f.prior(); old != nil && old.stored {
 		return b, nil
 	}
-	if b == nil && f.c.copies && f.neighbour(s) {
+	if f.neighbour(s) {
 		f.lazy = append(f.lazy, s)
 		return nil, nil
 	}
@@ -214,7 +232,7 @@ func (f *filling) put(s share, b []byte) ([]byte, error) {
 
 // neighbour tells whether the part is, with s, still one range of one object.
 func (f *filling) neighbour(s share) bool {
-	if s.p.Reuse == nil || len(f.cur.buf) > 0 {
+	if s.p.Reuse == nil || f.c.copies == nil || len(f.cur.buf) > 0 || !f.c.copies(s.p.Reuse) {
 		return false
 	}
 	if len(f.lazy) == 0 {
@@ -232,43 +250,98 @@ func (f *filling) load() error {
 			return err
 		}
 	}
-	f.lazy = f.lazy[:0]
+	f.lazy = nil
 	return nil
 }
 
-// add copies a share's bytes into the part.
-func (f *filling) add(s share, b []byte) ([]byte, error) {
-	if b == nil {
-		var err error
-		if b, err = s.p.Bytes(f.ctx); err != nil {
+// add copies a share's bytes into the current part.
+func (f *filling) add(s share, b []byte) (_ []byte, err error) {
+	if f.cur.buf == nil {
+		if f.cur.buf, err = f.buffer(f.ctx); err != nil {
 			return nil, err
 		}
-		if int64(len(b)) != s.p.Len || crc.NVME(b) != s.p.CRC {
-			return nil, f.changed("a piece has other bytes")
-		}
 	}
-	if f.cur.buf == nil {
-		select {
-		case f.cur.buf = <-f.pool:
-		case <-f.ctx.Done():
-			return nil, context.Cause(f.ctx)
-		}
-		if f.cur.buf == nil {
-			f.cur.buf = make([]byte, 0, f.c.size)
-		}
+	if b != nil {
+		f.cur.buf = append(f.cur.buf, b[s.from:s.from+s.n]...)
+		return b, nil
+	}
+	f.making.Lock()
+	defer f.making.Unlock()
+	if b, err = f.bytes(f.ctx, s.p); err != nil {
+		return nil, err
 	}
 	f.cur.buf = append(f.cur.buf, b[s.from:s.from+s.n]...)
+	if s.from+s.n == s.p.Len {
+		return b, nil // no more of it is needed
+	}
+	f.kept = append(f.kept[:0], b...)
+	return f.kept, nil
+}
+
+// buffer takes one from the pool. There is always one for whoever has none: one
+// more than parts that are made or in flight.
+func (f *filling) buffer(ctx context.Context) ([]byte, error) {
+	var b []byte
+	select {
+	case b = <-f.pool:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if b == nil {
+		b = make([]byte, 0, f.c.size)
+	}
 	return b, nil
+}
+
+// bytes makes those of a piece that has a length. f.making is held until they are
+// copied.
+func (f *filling) bytes(ctx context.Context, p *Piece) ([]byte, error) {
+	b, err := p.Bytes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) != p.Len || crc.NVME(b) != p.CRC {
+		return nil, f.changed("a piece has other bytes")
+	}
+	return b, nil
+}
+
+// fetch makes the bytes of a part that could not be copied.
+func (f *filling) fetch(ctx context.Context, p *part) (err error) {
+	if p.buf, err = f.buffer(ctx); err != nil {
+		return err
+	}
+	for _, s := range p.shares {
+		if err := f.append(ctx, p, s); err != nil {
+			return err
+		}
+	}
+	p.crc, p.from, p.shares, p.proof = crc.NVME(p.buf), nil, nil, nil
+	return nil
+}
+
+func (f *filling) append(ctx context.Context, p *part, s share) error {
+	f.making.Lock()
+	defer f.making.Unlock()
+	b, err := f.bytes(ctx, s.p)
+	if err == nil {
+		p.buf = append(p.buf, b[s.from:s.from+s.n]...)
+	}
+	return err
 }
 
 // flush ends the current part and has it sent, unless the store has it.
 func (f *filling) flush() error {
+	if f.cur.len < f.c.size { // the last one: stores may refuse to copy so little
+		if err := f.load(); err != nil {
+			return err
+		}
+	}
 	p, old := f.cur, f.prior()
 	f.cur = part{number: p.number, off: p.off + p.len}
 	if len(f.lazy) > 0 {
-		first := f.lazy[0]
-		p.from = &Range{Key: first.p.Reuse.Key, ETag: first.p.Reuse.ETag, Off: first.p.Reuse.Off + first.from, Len: p.len}
-		f.lazy = f.lazy[:0]
+		p.reuse(f.lazy)
+		f.lazy = nil
 	} else if p.buf != nil {
 		p.crc = crc.NVME(p.buf)
 	}
@@ -288,15 +361,34 @@ func (f *filling) flush() error {
 		}
 	}
 	f.group.Go(func() error {
+		if p.from != nil {
+			if done, err := f.c.copy(f.ctx, p); done || err != nil {
+				return err
+			}
+			if err := f.fetch(f.ctx, &p); err != nil {
+				return err
+			}
+		}
 		if err := f.c.send(f.ctx, p); err != nil {
 			return err
 		}
-		if p.from == nil {
-			f.pool <- p.buf[:0]
-		}
+		f.pool <- p.buf[:0]
 		return nil
 	})
 	return nil
+}
+
+// reuse makes the part a range of another object.
+func (p *part) reuse(shares []share) {
+	first, last := shares[0], shares[len(shares)-1]
+	r := first.p.Reuse
+	p.from = &Range{Key: r.Key, ETag: r.ETag, Off: r.Off + first.from, Len: p.len}
+	p.shares = shares
+	var sum uint64
+	for _, s := range shares {
+		sum = crc.Combine(sum, s.p.CRC, s.p.Len)
+	}
+	p.proof = &proof{Off: first.at, Len: last.at + last.p.Len - first.at, CRC: crc.Base64(sum)}
 }
 
 // body is the body of one attempt. net/http may go on reading it after the

@@ -86,8 +86,8 @@ func (c Caps) extras() string {
 	if c.ObjectLock == Refused { // to read it takes a right that no writer needs
 		lock = word(Unknown)
 	}
-	return fmt.Sprintf("checksums of small objects %s, parts of unequal size %s, copies inside the bucket %s, deletion of many at once %s, tags %s, object lock %s",
-		word(c.SmallSums), word(c.UnequalParts), word(c.PartCopy), word(c.DeleteMany), word(c.Tags), lock)
+	return fmt.Sprintf("checksums of small objects %s, parts of unequal size %s, copies inside the bucket %s, their checksums %s, deletion of many at once %s, tags %s, object lock %s",
+		word(c.SmallSums), word(c.UnequalParts), word(c.PartCopy), word(c.CopySums), word(c.DeleteMany), word(c.Tags), lock)
 }
 
 func (c Caps) deletion(by string) check.Finding {

@@ -40,12 +40,12 @@ var kinds = []struct {
 	{
 		"AWS S3",
 		s3fake.Quirks{},
-		Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Kept, PartCopy: Kept, ListUploads: Kept, DeleteMany: Kept, Tags: Kept},
+		Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Kept, PartCopy: Kept, CopySums: Kept, ListUploads: Kept, DeleteMany: Kept, Tags: Kept},
 	},
 	{
 		"Cloudflare R2",
 		s3fake.Quirks{EqualParts: true, Refuses: lacks("UploadPartCopy", "PutObjectTagging", "GetObjectLockConfiguration")},
-		Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Refused, PartCopy: Refused, ListUploads: Kept, DeleteMany: Kept, Tags: Refused},
+		Caps{Conditions: Kept, SmallSums: Kept, PartSums: Kept, WholeSum: Kept, UnequalParts: Refused, PartCopy: Refused, CopySums: Refused, ListUploads: Kept, DeleteMany: Kept, Tags: Refused},
 	},
 	{
 		"Google Cloud Storage (XML)",
@@ -159,8 +159,16 @@ func TestStoresPageIsInStep(t *testing.T) {
 }
 
 func pageRow(name string, c Caps) string {
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
-		name, c.Conditions, c.SmallSums, c.PartSums, c.WholeSum, c.UnequalParts, c.PartCopy, c.ListUploads, c.DeleteMany, c.Tags)
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
+		name, c.Conditions, c.SmallSums, c.PartSums, c.WholeSum, c.UnequalParts, c.PartCopy, cell(c.CopySums), c.ListUploads, c.DeleteMany, c.Tags)
+}
+
+// cell is empty of what was not asked.
+func cell(a Answer) string {
+	if a == Unknown {
+		return "-"
+	}
+	return string(a)
 }
 
 // A store of which nothing is known gets a backup all the same: what it refuses

@@ -67,7 +67,11 @@ func (e *earlier) confirm(listed types.Part) {
 	}
 	p, etag, sum := &e.parts[n-1], aws.ToString(listed.ETag), aws.ToString(listed.ChecksumCRC64NVME)
 	agreed := p.etag != "" && p.etag == etag
-	if sum != "" && !p.copied {
+	switch {
+	case sum == "":
+	case p.copied:
+		p.crc = sum // the store's word; what it copied shows in the checksum of the whole
+	default:
 		agreed = sum == p.crc
 	}
 	if p.stored = agreed && aws.ToInt64(listed.Size) == p.len; p.stored {
@@ -100,10 +104,13 @@ func (u *upload) adopt(parts []priorPart) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, p := range parts {
-		sp := sentPart{off: p.off, len: p.len, crc: p.crc}
+		sp := sentPart{off: p.off, len: p.len, crc: p.crc, proof: p.proof}
 		if p.stored {
 			sp.etag = p.etag
 			u.moved.Kept += p.len
+			if p.copied {
+				u.moved.KeptCopied += p.len
+			}
 		}
 		u.parts = append(u.parts, sp)
 	}

@@ -31,8 +31,9 @@ type s3API interface {
 	DeleteObjects(context.Context, *s3.DeleteObjectsInput, ...func(*s3.Options)) (*s3.DeleteObjectsOutput, error)
 	DeleteObject(context.Context, *s3.DeleteObjectInput, ...func(*s3.Options)) (*s3.DeleteObjectOutput, error)
 
-	// Asked by Probe only.
 	UploadPartCopy(context.Context, *s3.UploadPartCopyInput, ...func(*s3.Options)) (*s3.UploadPartCopyOutput, error)
+
+	// Asked by Probe only.
 	PutObjectTagging(context.Context, *s3.PutObjectTaggingInput, ...func(*s3.Options)) (*s3.PutObjectTaggingOutput, error)
 	GetBucketVersioning(context.Context, *s3.GetBucketVersioningInput, ...func(*s3.Options)) (*s3.GetBucketVersioningOutput, error)
 	GetObjectLockConfiguration(context.Context, *s3.GetObjectLockConfigurationInput, ...func(*s3.Options)) (*s3.GetObjectLockConfigurationOutput, error)
@@ -49,6 +50,7 @@ type s3Store struct {
 	sums           aws.RequestChecksumCalculation // of small objects, by the AWS configuration
 	wait           time.Duration                  // firstWait, and less in tests
 	answered       atomic.Bool                    // the store has answered a call, well or ill
+	copyRefused    atomic.Bool                    // it has refused to copy a part
 	caps           atomic.Pointer[Caps]           // what is known of the store; nil: nothing, it is taken for S3
 }
 

@@ -22,6 +22,9 @@ var (
 	ErrUnreachable = errors.New("the store is unreachable")
 	// ErrDamaged: what the store has is not what was sent or recorded.
 	ErrDamaged = errors.New("stored bytes differ")
+	// ErrCopied: what was copied inside the store is not what it was taken for; the
+	// upload is given up. Put again without Piece.Reuse.
+	ErrCopied = errors.New("what was copied has other bytes")
 	// ErrUploadGone: an unfinished upload was ended by somebody else. Put again.
 	ErrUploadGone = errors.New("the upload is gone")
 )
@@ -56,10 +59,13 @@ type Piece struct {
 	Len int64
 	// CRC is the CRC64NVME of the bytes. Only where Len is 0 it may be 0: not known.
 	CRC uint64
-	// Bytes returns the stored bytes. It is called from the goroutine that consumes
-	// the sequence.
+	// Bytes returns the stored bytes. Where Len is 0 it is called from the goroutine
+	// that consumes the sequence. Else it may be another one until Put returns: one
+	// at a time of an object's pieces, and what it returns is valid until the next
+	// such call.
 	Bytes func(ctx context.Context) ([]byte, error)
 	// Reuse, where set, names the same bytes in the bucket; Len and CRC are known.
+	// It is of use only where Store.Copies.
 	Reuse *Range
 	// Record is what the producer needs to go on behind this piece after a crash;
 	// it is journalled with the part in which the piece ends.
@@ -90,6 +96,9 @@ type PutRequest struct {
 	// Identity says what is being sent (plan digest, chain, eddy and encoder
 	// version, ...). A journal with another identity is never continued.
 	Identity map[string]string
+	// Reuses says that some pieces may have Reuse. On some stores that costs the
+	// object its stored checksum.
+	Reuses bool
 	// Stored, where set, is called once the object is whole and checked, with the
 	// journal still there: whoever must not send it again writes it down there. With
 	// its error Put ends, and the next one finds the object as it is.
@@ -103,6 +112,8 @@ type Moved struct {
 	Kept   int64 // stored by an earlier run
 	Sent   int64 // each part once, however often it had to be tried
 	Copied int64 // inside the bucket
+	// KeptCopied is how much of Kept that run had copied.
+	KeptCopied int64
 }
 
 // Condition restricts a small write. The zero value writes unconditionally.
@@ -148,6 +159,9 @@ type Store interface {
 	// about what no backup can do without: rights, reading, ranges, a class that
 	// can be read at once. The store is steered by the result from then on.
 	Probe(ctx context.Context, under string) (Caps, error)
+	// Copies tells whether Put copies inside the store what has Reuse, as far as is
+	// known: a store that has refused once does so no more.
+	Copies() bool
 	// Use steers the store by an earlier probe. It is called before the store is
 	// used; false means that the result is of another store, and changes nothing.
 	Use(c Caps) bool

@@ -37,6 +37,7 @@ func suite(t *testing.T, open func(*testing.T) Store, many int) {
 		{"a range of a replaced object", testReplaced},
 		{"nothing is there before it is whole", testUnfinished},
 		{"an upload begins anew over an old journal", testOldJournal},
+		{"what stands in the store is copied", testCopies},
 		{"an upload is gone on with", testResume},
 		{"an upload of something else is not", testResumeOther},
 		{"bytes that changed are not joined", testResumeChanged},

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/eddy-backup/eddy/internal/crc"
 )
 
 // upload is a multipart upload.
@@ -24,8 +26,9 @@ type upload struct {
 
 type part struct {
 	data []byte
-	sum  [md5.Size]byte
+	md5  [md5.Size]byte
 	etag string
+	sum  string // what the store holds for its CRC64NVME
 }
 
 const (
@@ -72,7 +75,7 @@ func (s *Server) uploadPart(h http.Header, r *request) *Reply {
 func (u *upload) add(number int, data []byte) (etag string) {
 	sum := md5.Sum(data)
 	etag = fmt.Sprintf(`"%x"`, sum)
-	u.parts[number] = part{data, sum, etag}
+	u.parts[number] = part{data, sum, etag, sum64(data)}
 	return etag
 }
 
@@ -90,6 +93,9 @@ func (s *Server) copyPart(h http.Header, r *request) *Reply {
 	case archived(o):
 		return &Reply{http.StatusForbidden, "InvalidObjectState"}
 	}
+	if u.with64 && s.Quirks.Copies == CopiesRefused {
+		return &Reply{http.StatusBadRequest, "InvalidArgument"}
+	}
 	if m := r.Header.Get("x-amz-copy-source-if-match"); m != "" && m != o.etag {
 		return &Reply{http.StatusPreconditionFailed, "PreconditionFailed"}
 	}
@@ -101,7 +107,18 @@ func (s *Server) copyPart(h http.Header, r *request) *Reply {
 		}
 		data = data[first : last+1]
 	}
-	return r.respond(h, copied{ETag: u.add(r.Part, data), LastModified: time.Now().UTC().Format(time.RFC3339Nano)})
+	out := copied{ETag: u.add(r.Part, data), LastModified: time.Now().UTC().Format(time.RFC3339Nano)}
+	if u.with64 {
+		p := u.parts[r.Part]
+		if s.Quirks.Copies == CopiesWholeSum {
+			p.sum = sum64(o.data)
+			u.parts[r.Part] = p
+		}
+		if s.Quirks.Copies != CopiesNoSum {
+			out.ChecksumCRC64NVME = p.sum
+		}
+	}
+	return r.respond(h, out)
 }
 
 func (s *Server) complete(h http.Header, r *request) *Reply {
@@ -118,10 +135,11 @@ func (s *Server) complete(h http.Header, r *request) *Reply {
 	}
 	known := s.Quirks.Checksums == SumsKnown
 	var data, sums []byte
+	var total uint64
 	for i, line := range c.Parts {
 		p, ok := u.parts[line.PartNumber]
 		switch {
-		case !ok || p.etag != line.ETag, known && line.ChecksumCRC64NVME != "" && line.ChecksumCRC64NVME != sum64(p.data):
+		case !ok || p.etag != line.ETag, known && line.ChecksumCRC64NVME != "" && line.ChecksumCRC64NVME != p.sum:
 			return &Reply{http.StatusBadRequest, "InvalidPart"}
 		case i > 0 && line.PartNumber <= c.Parts[i-1].PartNumber:
 			return &Reply{http.StatusBadRequest, "InvalidPartOrder"}
@@ -130,11 +148,17 @@ func (s *Server) complete(h http.Header, r *request) *Reply {
 		case s.Quirks.EqualParts && i < len(c.Parts)-1 && len(p.data) != len(u.parts[c.Parts[0].PartNumber].data):
 			return &Reply{http.StatusBadRequest, "InvalidPart"}
 		}
-		data, sums = append(data, p.data...), append(sums, p.sum[:]...)
+		if of, err := crc.FromBase64(p.sum); err == nil {
+			total = crc.Combine(total, of, int64(len(p.data)))
+		}
+		data, sums = append(data, p.data...), append(sums, p.md5[:]...)
 	}
 	o := &object{data: data, etag: fmt.Sprintf(`"%x-%d"`, md5.Sum(sums), len(c.Parts)), mime: u.mime, class: u.class, modified: time.Now()}
 	if known {
 		sum := sum64(data)
+		if u.with64 { // combined from the parts', as a store does that reads nothing again
+			sum = crc.Base64(total)
+		}
 		if want := r.Header.Get(header64); want != "" && want != sum {
 			return &Reply{http.StatusBadRequest, "BadDigest"}
 		}
@@ -179,7 +203,7 @@ func (s *Server) listParts(h http.Header, r *request) *Reply {
 		p := u.parts[number]
 		line := listedPart{PartNumber: number, ETag: p.etag, Size: len(p.data)}
 		if u.with64 {
-			line.ChecksumCRC64NVME = sum64(p.data)
+			line.ChecksumCRC64NVME = p.sum
 		}
 		out.Parts = append(out.Parts, line)
 	}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ type Quirks struct {
 	// UploadsByKey lists unfinished uploads by their exact key, or all of them, and
 	// finds none by another prefix.
 	UploadsByKey bool
+	Copies       Copies // what becomes of UploadPartCopy into an upload with a checksum
 	// Class is the storage class that objects have whatever the request says, as
 	// after a lifecycle rule. Of GLACIER, DEEP_ARCHIVE and COLD nothing can be read.
 	Class string
@@ -52,6 +54,18 @@ const (
 	SumsPartRefused                  // an error with UploadPart and Complete only
 	SumsNo64                         // CRC64NVME is unknown
 	SumsIgnored                      // neither verified nor kept
+)
+
+// Copies says how a store copies a range into an upload that was begun with a
+// checksum.
+type Copies int
+
+// The ways with copied parts.
+const (
+	CopiesKnown    Copies = iota // the part's checksum is that of the range
+	CopiesRefused                // 400, as minio says it
+	CopiesWholeSum               // the part's checksum is that of the whole source, as versitygw has it
+	CopiesNoSum                  // right, but the answer to the call does not tell the checksum
 )
 
 // Conditions says how a store takes conditional writes.
@@ -141,6 +155,22 @@ func (s *Server) Object(key string) (data []byte, etag string) {
 		return o.data, o.etag
 	}
 	return nil, ""
+}
+
+// Rot flips a bit of what is stored, as a bad disk does: ETag and checksum stay.
+func (s *Server) Rot(key string, off int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.objects[key]
+	o.data = slices.Clone(o.data)
+	o.data[off] ^= 1
+}
+
+// Remove deletes an object, as somebody else does.
+func (s *Server) Remove(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.objects, key)
 }
 
 // request is a call with all that its handler needs.

@@ -57,9 +57,10 @@ type created struct {
 }
 
 type copied struct {
-	XMLName      xml.Name `xml:"CopyPartResult"`
-	ETag         string
-	LastModified string
+	XMLName           xml.Name `xml:"CopyPartResult"`
+	ETag              string
+	LastModified      string
+	ChecksumCRC64NVME string `xml:",omitempty"`
 }
 
 type completion struct {
