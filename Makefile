@@ -31,7 +31,7 @@ export CGO_ENABLED := 0
 
 # Packages whose tests have a part that runs against a real S3 server, or for
 # longer than a developer likes to wait.
-LABDIRS := uploader cmd scripts
+LABDIRS := uploader cmd scripts internal/job
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
@@ -79,7 +79,7 @@ $(WASMD)/wasmd:
 test: deps bin/lab ## all tests, those against the two real S3 servers included
 	$(GOTEST) -tags $(TAGS) $$($(GO) list ./... $(LABDIRS:%=| grep -v /%))
 	$(LAB) $(GOTEST) -tags '$(TAGS) lab' $(LABPKGS)
-	bin/lab s3 --server minio -- $(GOTEST) -tags '$(TAGS) lab' ./uploader/... ./scripts/...
+	bin/lab s3 --server minio -- $(GOTEST) -tags '$(TAGS) lab' ./uploader/... ./scripts/... ./internal/job/...
 	bin/lab s3 --server minio -- $(GOTEST) -tags '$(TAGS) lab' -run 'TestLabScripts/^(canary-)?s3$$' ./cmd/eddy
 	cd lab && $(GOTEST) -tags '$(TAGS) lab' ./...
 

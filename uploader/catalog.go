@@ -70,6 +70,7 @@ type Backup struct {
 
 	body    []byte // of the manifest, as it was read
 	objects int    // how many the store has of it
+	givenUp bool   // by the run that made it
 }
 
 // Catalog is one cluster's part of a store. It keeps nothing between calls and
@@ -289,6 +290,7 @@ func (b *Backup) underway(r Run, now time.Time) {
 	}
 	if b.Status == StatusIncomplete {
 		b.Status, b.Text = r.state(now)
+		b.givenUp = r.GivenUp
 	}
 }
 

@@ -187,7 +187,7 @@ func TestListTellsWhatIsNotReady(t *testing.T) {
 		}
 	}
 	put(t, c, c.ObjectKey(running, VolumeName(0)), "x") // its first volume is there already
-	if err := c.UpdateRun(t.Context(), running, 34, 100); err != nil {
+	if err := c.UpdateRun(t.Context(), running, 34, 100, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.FailRun(t.Context(), failed, errors.New("bucket on fire")); err != nil {

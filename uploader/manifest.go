@@ -67,6 +67,7 @@ type Versions struct {
 	App     string `json:"app,omitempty"`
 	Eddy    string `json:"eddy"`
 	Encoder string `json:"encoder"`
+	Level   int    `json:"level,omitempty"` // of the encoder
 	Go      string `json:"go"`
 }
 
@@ -130,10 +131,12 @@ type Worked struct {
 	Eddy  string    `json:"eddy"`
 	Read  int64     `json:"read"` // bytes of the source
 	Sent  int64     `json:"sent"` // bytes of parts, each once
+	// Copied are bytes that an earlier attempt had stored, copied inside the bucket.
+	Copied int64 `json:"copied,omitempty"`
 }
 
 // Sizes in bytes: of the source, read from it, sent, copied inside the bucket,
-// and stored. Read and sent are the sums of all runs.
+// and stored. Read, sent and copied are the sums of all runs.
 type Sizes struct {
 	Source int64 `json:"source"`
 	Read   int64 `json:"read"`

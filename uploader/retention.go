@@ -42,6 +42,8 @@ func (c *Catalog) PlanExpire(ctx context.Context, p Policy, now time.Time) ([]Ex
 // place: it is counted for none of these.
 func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 	var out []Expiry
+	// A run that goes on may copy from what failed ones have left.
+	busy := slices.ContainsFunc(all, func(b Backup) bool { return b.Status == StatusBackingUp })
 	ready, verified := 0, 0
 	var successor time.Time // when the next newer READY one was that
 	for _, b := range all {
@@ -68,10 +70,14 @@ func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 			}
 		case StatusIncomplete, StatusAbandoned, StatusError:
 			silent := now.Sub(b.touched())
+			superseded := slices.ContainsFunc(all, func(r Backup) bool { return r.good() && r.ID > b.ID })
 			switch {
 			case len(b.Pins) > 0:
+			case busy && b.objects > 0:
 			case b.Status == StatusError && silent > runKept:
 				out = append(out, Expiry{ID: b.ID, Reason: "the record of an attempt that failed", Size: b.Size})
+			case b.Status == StatusError && b.givenUp && superseded && b.objects > 0:
+				out = append(out, Expiry{ID: b.ID, Reason: "left by an attempt that was given up, and a later one is READY", Size: b.Size, keepRun: true})
 			case b.Status == StatusError && silent > graceOfFailed && b.objects > 0:
 				out = append(out, Expiry{ID: b.ID, Reason: "left by an attempt that failed", Size: b.Size, keepRun: true})
 			case b.Status != StatusError && silent > graceOfFailed:

@@ -30,6 +30,7 @@ func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
 			b.Ready = b.Created.Add(hours("took", 48))
 			b.Touched = b.Ready
 			b.objects = rapid.IntRange(0, 2).Draw(t, "objects")
+			b.givenUp = b.Status == StatusError && rapid.Bool().Draw(t, "given up")
 			if b.Status == StatusReady || b.Status == StatusDamaged {
 				b.Manifest = &Manifest{ID: b.ID, Incarnation: rapid.SampledFrom([]string{"aa", "bb"}).Draw(t, "incarnation")}
 				b.Manifest.Position.Index = rapid.Uint64Range(1, 9).Draw(t, "height")
@@ -69,7 +70,9 @@ func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
 					t.Fatalf("%s is %s and would be deleted", b.ID, b.Status)
 				}
 			default:
-				if dead && now.Sub(b.Touched) <= 7*24*time.Hour {
+				superseded := slices.ContainsFunc(all, func(r Backup) bool { return r.good() && r.ID > b.ID })
+				busy := slices.ContainsFunc(all, func(r Backup) bool { return r.Status == StatusBackingUp })
+				if dead && (now.Sub(b.Touched) <= 7*24*time.Hour && !(b.givenUp && superseded) || busy && b.objects > 0) {
 					t.Fatalf("%s is %s, touched %v ago, and would be deleted", b.ID, b.Status, now.Sub(b.Touched))
 				}
 			}
@@ -105,9 +108,11 @@ func TestPlanExpire(t *testing.T) {
 		"newest verified":            {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow), at(29*day, StatusReady, verifiedNow)}, []int{2}},
 		"failed ones stand for none": {1, []Backup{at(1*day, StatusReady, failedNow), at(9*day, StatusReady, failedNow), at(19*day, StatusReady), at(29*day, StatusReady), at(39*day, StatusReady, failedNow)}, []int{3, 4}},
 		"verified, and failed since": {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow, failedNow), at(29*day, StatusReady, verifiedNow)}, []int{1}},
-		"leavings after a week":      {1, []Backup{at(6*day, StatusIncomplete), at(8*day, StatusIncomplete), at(8*day, StatusAbandoned), at(8*day, StatusBackingUp)}, []int{1, 2}},
+		"leavings after a week":      {1, []Backup{at(6*day, StatusIncomplete), at(8*day, StatusIncomplete), at(8*day, StatusAbandoned)}, []int{1, 2}},
 		"a slow upload":              {1, []Backup{at(20*day, StatusIncomplete, func(b *Backup) { b.Touched = t0.Add(-time.Hour) })}, nil},
 		"errors after two":           {1, []Backup{at(6*day, StatusError), at(8*day, StatusError), at(8*day, StatusError, func(b *Backup) { b.objects = 0 }), at(15*day, StatusError)}, []int{1, 3}},
+		"not while they serve":       {1, []Backup{at(0, StatusBackingUp), at(8*day, StatusIncomplete), at(8*day, StatusError), at(15*day, StatusError, func(b *Backup) { b.objects = 0 })}, []int{3}},
+		"given up and superseded":    {1, []Backup{at(0, StatusError, givenUp), at(1*day, StatusReady), at(2*day, StatusError, givenUp), at(2*day, StatusError)}, []int{2}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []int
@@ -120,6 +125,8 @@ func TestPlanExpire(t *testing.T) {
 		})
 	}
 }
+
+func givenUp(b *Backup) { b.givenUp = true }
 
 func verifiedNow(b *Backup) { b.Verified = t0 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,6 +16,8 @@ const (
 	runKept    = 14 * 24 * time.Hour // what a failed run said is kept so long
 	maxRunLen  = 64 << 10            // bytes of a record
 	maxRunText = 4 << 10             // bytes of an error's text in it
+	// maxRunVolumes keeps a record below its limit. By default they are 32 TiB.
+	maxRunVolumes = 128
 )
 
 // Run is a backup that is being made, or that failed.
@@ -34,6 +37,14 @@ type Run struct {
 	// LapseSeconds is how long the run may be silent before it counts as
 	// abandoned; 0: an hour.
 	LapseSeconds int64 `json:"lapse_seconds,omitempty"`
+	// GivenUp: nobody will end it. Its volumes are of use to the next attempt only.
+	GivenUp bool `json:"given_up,omitempty"`
+	// Volumes are those that are stored and proven, at most maxRunVolumes of them,
+	// Encoder and Level what they were made with: the next attempt may copy from
+	// them.
+	Encoder string   `json:"encoder,omitempty"`
+	Level   int      `json:"level,omitempty"`
+	Volumes []Volume `json:"volumes,omitempty"`
 
 	modified time.Time // by the store's clock; zero where it was not read from one
 }
@@ -79,6 +90,7 @@ func (c *Catalog) putRun(ctx context.Context, r Run) error {
 	if !validID(r.ID) {
 		return fmt.Errorf("a run must have a backup's id, not %q", r.ID)
 	}
+	r.Volumes = r.Volumes[:min(len(r.Volumes), maxRunVolumes)]
 	r.Format, r.MinReader, r.Updated = manifestFormat, manifestMinReader, time.Now().UTC()
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -116,31 +128,46 @@ func decodeRun(b []byte, id string) (Run, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return Run{}, fmt.Errorf("%w: run record of %s: %w", ErrDamaged, id, err)
 	}
+	for _, v := range r.Volumes {
+		if !volumeName.MatchString(v.Name) || v.Size <= 0 || v.ETag == "" {
+			return Run{}, fmt.Errorf("%w: run record of %s: impossible volume %.80q of %d bytes", ErrDamaged, id, v.Name, v.Size)
+		}
+	}
 	if r.ID != id {
 		return Run{}, fmt.Errorf("%w: run record of %s is one of %.60q", ErrDamaged, id, r.ID)
 	}
 	return r, nil
 }
 
-// UpdateRun notes how far a run has come, in bytes.
-func (c *Catalog) UpdateRun(ctx context.Context, id string, done, total int64) error {
+// UpdateRun notes how far a run has come, in bytes, and what of it is stored.
+func (c *Catalog) UpdateRun(ctx context.Context, id string, done, total int64, stored []Volume) error {
 	r, err := c.getRun(ctx, id)
 	if err != nil {
 		return err
 	}
-	r.Done, r.Total = done, total
+	r.Done, r.Total, r.Volumes = done, total, stored
 	return c.putRun(ctx, r)
 }
 
-// FailRun notes why a run failed. A run that was never announced is announced.
+// FailRun notes why a run failed, and that it may be gone on with. A run that was
+// never announced is announced.
 func (c *Catalog) FailRun(ctx context.Context, id string, cause error) error {
+	return c.endRun(ctx, id, cause, false)
+}
+
+// GiveUpRun notes why a run failed, and that nobody will go on with it.
+func (c *Catalog) GiveUpRun(ctx context.Context, id string, cause error) error {
+	return c.endRun(ctx, id, cause, true)
+}
+
+func (c *Catalog) endRun(ctx context.Context, id string, cause error, givenUp bool) error {
 	r, err := c.getRun(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		r = Run{ID: id, Cluster: c.cluster, Started: time.Now().UTC()}
 	} else if err != nil {
 		return err
 	}
-	r.Status, r.Error = StatusError, cause.Error()
+	r.Status, r.Error, r.GivenUp = StatusError, cause.Error(), givenUp
 	if len(r.Error) > maxRunText {
 		r.Error = strings.ToValidUTF8(r.Error[:maxRunText], "") + "..."
 	}
@@ -150,6 +177,30 @@ func (c *Catalog) FailRun(ctx context.Context, id string, cause error) error {
 // EndRun removes the record of a run that is READY or has changed nothing.
 func (c *Catalog) EndRun(ctx context.Context, id string) error {
 	return c.store.Delete(ctx, c.runKey(id))
+}
+
+// CopySources are the other runs, dead or alive, whose volumes were made with an
+// encoder and a level, newest first: from what is stored and proven may be copied.
+// Of a backup that is READY nothing is: it may have been found wrong since.
+func (c *Catalog) CopySources(ctx context.Context, id, encoder string, level int) ([]Run, error) {
+	all, err := c.runs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []Run
+	for _, r := range all {
+		if r.ID == id || len(r.Volumes) == 0 || r.Encoder != encoder || r.Level != level {
+			continue
+		}
+		switch _, err := c.store.Stat(ctx, c.ObjectKey(r.ID, manifestName)); {
+		case errors.Is(err, ErrNotFound):
+			out = append(out, r)
+		case err != nil:
+			return nil, err
+		}
+	}
+	slices.SortFunc(out, func(a, b Run) int { return strings.Compare(b.ID, a.ID) })
+	return out, nil
 }
 
 // runs reads all run records.

@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +12,7 @@ import (
 func TestRunsLiveAndEnd(t *testing.T) {
 	c := testCatalog(t)
 	id := NewID(t0, "auto")
-	if err := c.UpdateRun(t.Context(), id, 1, 2); !errors.Is(err, ErrNotFound) {
+	if err := c.UpdateRun(t.Context(), id, 1, 2, nil); !errors.Is(err, ErrNotFound) {
 		t.Fatalf("update of a run that was never announced: %v", err)
 	}
 	if err := c.StartRun(t.Context(), Run{ID: "../x"}); err == nil {
@@ -20,7 +21,7 @@ func TestRunsLiveAndEnd(t *testing.T) {
 	if err := c.StartRun(t.Context(), Run{ID: id, Component: "backup", Host: "obs-1"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.UpdateRun(t.Context(), id, 1, 3); err != nil {
+	if err := c.UpdateRun(t.Context(), id, 1, 3, nil); err != nil {
 		t.Fatal(err)
 	}
 	r, err := c.getRun(t.Context(), id)
@@ -83,4 +84,53 @@ func FuzzDecodeRun(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a run has stored can be copied from by others that encode alike, whatever
+// became of it.
+func TestCopySources(t *testing.T) {
+	c := testCatalog(t)
+	stored := []Volume{{Name: VolumeName(0), Size: 7, ETag: "e"}}
+	var ids []string
+	for i, r := range []Run{
+		{Encoder: "zstd v1", Level: 1, Volumes: stored},
+		{Encoder: "zstd v1", Level: 1, Volumes: slices.Repeat(stored, 10*maxRunVolumes)},
+		{Encoder: "zstd v2", Level: 1, Volumes: stored},
+		{Encoder: "zstd v1", Level: 2, Volumes: stored},
+		{Encoder: "zstd v1", Level: 1},
+	} {
+		r.ID = NewID(t0.Add(time.Duration(i)*time.Hour), "auto")
+		ids = append(ids, r.ID)
+		if err := c.StartRun(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.GiveUpRun(t.Context(), ids[0], errors.New("its stage is gone")); err != nil {
+		t.Fatal(err)
+	}
+	look := func(own string) (got []string) {
+		runs, err := c.CopySources(t.Context(), own, "zstd v1", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range runs {
+			got = append(got, r.ID)
+			if len(r.Volumes) > maxRunVolumes || r.GivenUp != (r.ID == ids[0]) {
+				t.Errorf("%s has %d volumes, given up: %t", r.ID, len(r.Volumes), r.GivenUp)
+			}
+		}
+		return got
+	}
+	if got := look(""); !slices.Equal(got, []string{ids[1], ids[0]}) {
+		t.Errorf("%v, want the two that encode alike, the newest first", got)
+	}
+	if got := look(ids[1]); !slices.Equal(got, ids[:1]) {
+		t.Errorf("%v, want the other one", got)
+	}
+	if err := c.UpdateRun(t.Context(), ids[4], 1, 2, stored); err != nil {
+		t.Fatal(err)
+	}
+	if got := look(""); len(got) != 3 || got[0] != ids[4] {
+		t.Errorf("%v, want what was stored since", got)
+	}
 }

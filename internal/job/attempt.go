@@ -32,6 +32,8 @@ type attempt struct {
 	// stored, Carry the running hash of a file that goes on behind them.
 	SumsLen int64  `json:"sums_len"`
 	Carry   []byte `json:"carry,omitempty"`
+	// SendAll: what was copied from earlier attempts was not what it should be.
+	SendAll bool `json:"send_all,omitempty"`
 	// Manifest is what it will be, with the volumes that are stored.
 	Manifest uploader.Manifest `json:"manifest"`
 }
@@ -196,7 +198,7 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 	if s.st.BootID, err = fsx.BootID(); err != nil {
 		return false, err
 	}
-	if err := b.announce(ctx, m.ID); err != nil {
+	if err := b.announce(ctx, m.ID, m.Volumes); err != nil {
 		return false, err
 	}
 	if s.sent = !m.Times.Uploaded.IsZero(); !s.sent {
@@ -216,6 +218,13 @@ func (b *Backup) end(ctx context.Context, s *sender) error {
 	if errors.Is(err, uploader.ErrUploadGone) {
 		b.warn("the half-sent upload was ended by somebody else; it is begun anew", hint.Of(err))
 		err = s.run(wctx)
+	}
+	if errors.Is(err, uploader.ErrCopied) {
+		b.warn("what earlier attempts have stored is not copied any more: "+err.Error(), hint.Of(err))
+		s.a.SendAll = true
+		if err = b.Workdir.keep(s.a); err == nil {
+			err = s.run(wctx)
+		}
 	}
 	if cause := context.Cause(wctx); err != nil && errors.Is(cause, errRoom) {
 		err = cause
@@ -237,7 +246,8 @@ func (b *Backup) end(ctx context.Context, s *sender) error {
 }
 
 // discard takes back an attempt that nobody can end: half-sent upload, run
-// record, stage. Volumes that are stored stay until retention takes them.
+// record, stage. Volumes that are stored stay: the next attempt may copy them, and
+// then retention takes them.
 func (b *Backup) discard(ctx context.Context, a *attempt, cause error) error {
 	ctx, cancel := noteTo(ctx, 20*time.Second)
 	defer cancel()
@@ -245,7 +255,7 @@ func (b *Backup) discard(ctx context.Context, a *attempt, cause error) error {
 		if err := b.abandonUploads(ctx); err != nil {
 			return fmt.Errorf("remove the upload of an earlier run: %w", err)
 		}
-		if err := b.Catalog.FailRun(ctx, a.Manifest.ID, cause); err != nil {
+		if err := b.Catalog.GiveUpRun(ctx, a.Manifest.ID, cause); err != nil {
 			b.Events.Emit(Warning{Text: "the failure could not be noted in the bucket: " + err.Error()})
 		}
 	}

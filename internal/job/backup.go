@@ -247,7 +247,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	}
 	defer letGo()
 	b.sweepUploads(ctx)
-	if err := b.announce(ctx, id); err != nil {
+	if err := b.announce(ctx, id, nil); err != nil {
 		return sum, errors.Join(err, b.Workdir.leave())
 	}
 
@@ -272,9 +272,13 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 // a run is no failure.
 func (b *Backup) skips(err error) bool { return b.WhenBusy.Skip && errors.Is(err, fsx.ErrLocked) }
 
-// announce says in the bucket that a backup is being made.
-func (b *Backup) announce(ctx context.Context, id string) error {
-	return b.Catalog.StartRun(ctx, uploader.Run{ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: "backup", Host: b.Host})
+// announce says in the bucket that a backup is being made, and what of it is
+// stored.
+func (b *Backup) announce(ctx context.Context, id string, stored []uploader.Volume) error {
+	return b.Catalog.StartRun(ctx, uploader.Run{
+		ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: "backup", Host: b.Host,
+		Encoder: snapshot.EncoderName(), Level: b.level(), Volumes: stored,
+	})
 }
 
 const (
@@ -448,7 +452,7 @@ func (b *Backup) abandon(ctx context.Context, stage *snapshot.Stage, id string, 
 	if b.still {
 		return errors.Join(append(errs, b.Workdir.leave())...)
 	}
-	if ferr := b.Catalog.FailRun(ctx, id, cause); ferr != nil {
+	if ferr := b.Catalog.GiveUpRun(ctx, id, cause); ferr != nil {
 		b.Events.Emit(Warning{Text: "the failure could not be noted in the bucket: " + ferr.Error()})
 	}
 	return errors.Join(append(errs, b.Workdir.leave())...)
@@ -504,7 +508,7 @@ func (b *Backup) sweep(ctx context.Context, roots []snapshot.Root) error {
 	}
 	b.warn(fmt.Sprintf("backup %s died as it was %s; what it left is removed", st.ID, st.State), "")
 	if st.Store == b.Store.URL() {
-		if err := b.Catalog.FailRun(ctx, st.ID, fmt.Errorf("died as it was %s", st.State)); err != nil {
+		if err := b.Catalog.GiveUpRun(ctx, st.ID, fmt.Errorf("died as it was %s", st.State)); err != nil {
 			return err
 		}
 	}

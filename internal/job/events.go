@@ -47,8 +47,9 @@ type Summary struct {
 	Hash         string   `json:"hash,omitempty"`
 	Files        int64    `json:"files,omitempty"`
 	SourceBytes  int64    `json:"source_bytes,omitempty"`
-	ReadBytes    int64    `json:"read_bytes,omitempty"` // by this run
-	SentBytes    int64    `json:"sent_bytes,omitempty"` // by this run
+	ReadBytes    int64    `json:"read_bytes,omitempty"`   // by this run
+	SentBytes    int64    `json:"sent_bytes,omitempty"`   // by this run
+	CopiedBytes  int64    `json:"copied_bytes,omitempty"` // inside the store, by this run
 	StoredBytes  int64    `json:"stored_bytes,omitempty"`
 	Volumes      int      `json:"volumes,omitempty"`
 	HeldSeconds  float64  `json:"held_seconds,omitempty"`
@@ -76,13 +77,17 @@ func (s Summary) Line() string {
 		return fmt.Sprintf("skipped: %s has not caught up (height %d)", s.Cluster, s.Position)
 	}
 	took := ui.Duration(time.Duration(s.Seconds * float64(time.Second)))
-	if s.Resumed {
-		return fmt.Sprintf("READY %s: %s at height %d, %d files, %s, %s stored (%s); an earlier run had begun it: %s read and %s sent in %s",
-			s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored,
-			ui.Bytes(s.ReadBytes), ui.Bytes(s.SentBytes), took)
+	copied := ""
+	if s.CopiedBytes > 0 {
+		copied = fmt.Sprintf("; %s of it copied from an earlier attempt, %s sent", ui.Bytes(s.CopiedBytes), ui.Bytes(s.SentBytes))
 	}
-	return fmt.Sprintf("READY %s: %s at height %d, %d files, %s read, %s stored (%s), node held %.2f s, %s in all",
-		s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored, s.HeldSeconds, took)
+	if s.Resumed {
+		return fmt.Sprintf("READY %s: %s at height %d, %d files, %s, %s stored (%s); an earlier run had begun it: %s read and %s sent in %s%s",
+			s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored,
+			ui.Bytes(s.ReadBytes), ui.Bytes(s.SentBytes), took, copied)
+	}
+	return fmt.Sprintf("READY %s: %s at height %d, %d files, %s read, %s stored (%s), node held %.2f s, %s in all%s",
+		s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored, s.HeldSeconds, took, copied)
 }
 
 // Restored ends a restore.

@@ -84,7 +84,8 @@ type breaking struct {
 	stored int64
 	err    error
 	each   func(piece int) // nil: nothing
-	lost   string          // the end of a key: it is written once, and the answer is lost
+	onPut  func(key string) error
+	lost   string // the end of a key: it is written once, and the answer is lost
 }
 
 func (s *breaking) PutSmall(ctx context.Context, key string, body []byte, contentType string, c uploader.Condition) (uploader.Object, error) {
@@ -97,6 +98,11 @@ func (s *breaking) PutSmall(ctx context.Context, key string, body []byte, conten
 }
 
 func (s *breaking) Put(ctx context.Context, r uploader.PutRequest) (uploader.Object, error) {
+	if s.onPut != nil {
+		if err := s.onPut(r.Key); err != nil {
+			return uploader.Object{}, err
+		}
+	}
 	pieces, moved := r.Pieces, r.Moved
 	var sent atomic.Int64
 	r.Moved = func(m uploader.Moved) { sent.Store(m.Kept + m.Sent); moved(m) }
@@ -146,6 +152,7 @@ type bench struct {
 	catalog *uploader.Catalog
 	told    *told
 	now     time.Time
+	size    int // of a file, where all have one
 }
 
 // fastDir is a directory in memory where that can be had: these tests write much,

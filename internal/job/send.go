@@ -11,6 +11,8 @@ import (
 	"iter"
 	"os"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,9 +37,13 @@ type sender struct {
 	a     *attempt
 	sum   *Summary
 	watch *roomWatch
-	sent  bool // by an earlier run, to the last byte: only the commit is left
+	work  *earlierWork // nil: nothing can be copied
+	sent  bool         // by an earlier run, to the last byte: only the commit is left
 
 	done, total atomic.Int64 // bytes of the plan, so far and in all
+
+	noting sync.Mutex        // one note at a time
+	noted  []uploader.Volume // as the run record has them
 }
 
 // newSender begins an attempt. It is durable before the first byte is sent.
@@ -62,7 +68,7 @@ func (b *Backup) newSender(ctx context.Context, st *State, stage *snapshot.Stage
 
 func (s *sender) plan(sums io.Writer) (*snapshot.Plan, error) {
 	plan, err := snapshot.NewPlan(s.stage, s.stage.Roots(), snapshot.PlanOptions{
-		Archive: s.a.Manifest.ID, VolumeSize: s.a.VolumeSize, Level: s.b.Level, Sums: sums, Producer: "eddy " + s.b.Version,
+		Archive: s.a.Manifest.ID, VolumeSize: s.a.VolumeSize, Level: s.b.level(), Sums: sums, Producer: "eddy " + s.b.Version,
 	})
 	if err != nil {
 		return nil, mark(ErrStage, fmt.Errorf("plan: %w", err))
@@ -96,8 +102,14 @@ func (s *sender) run(ctx context.Context) (err error) {
 	total, _ := plan.Totals()
 	s.total.Store(total)
 	s.done.Store(0)
+	s.noted = slices.Clone(m.Volumes)
 	stopNotes := s.keepRunCurrent(ctx)
 	defer stopNotes()
+	if s.work = nil; !s.sent && !s.a.SendAll && len(m.Volumes) < s.a.Volumes {
+		if s.work, err = b.earlierWork(ctx, m.ID); err != nil {
+			return err
+		}
+	}
 
 	for i := range m.Volumes {
 		var carry []byte
@@ -121,6 +133,7 @@ func (s *sender) run(ctx context.Context) (err error) {
 		if err := s.volume(ctx, plan, v, sums); err != nil {
 			return err
 		}
+		s.note(ctx, m.Volumes)
 		if v.Last() {
 			continue
 		}
@@ -188,13 +201,14 @@ func (s *sender) release(plan *snapshot.Plan, volume int) error {
 
 // count sums up for manifest and summary what all runs have done.
 func (s *sender) count(m *uploader.Manifest) {
-	m.Sizes.Read, m.Sizes.Sent = 0, 0
+	m.Sizes.Read, m.Sizes.Sent, m.Sizes.Copied = 0, 0, 0
 	for _, r := range m.Runs {
 		m.Sizes.Read += r.Read
 		m.Sizes.Sent += r.Sent
+		m.Sizes.Copied += r.Copied
 	}
 	if last := m.Runs[len(m.Runs)-1]; !s.sent {
-		s.sum.ReadBytes, s.sum.SentBytes = last.Read, last.Sent
+		s.sum.ReadBytes, s.sum.SentBytes, s.sum.CopiedBytes = last.Read, last.Sent, last.Copied
 	}
 	s.sum.Files, s.sum.SourceBytes, s.sum.StoredBytes = m.Sizes.Files, m.Sizes.Source, m.Sizes.Stored
 	s.sum.Volumes, s.sum.Stored, s.sum.Attested = len(m.Volumes), m.Stored, m.Attested
@@ -206,6 +220,8 @@ func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Vo
 	name := uploader.VolumeName(v.Number())
 	b.phase(m.ID, "upload", "sending %s to %s", name, b.Store.URL())
 	var moved atomic.Value
+	shelf := s.work.of(b, v.Number())
+	v.Reuse(shelf)
 	journal, unproven := b.Workdir.path(fmt.Sprintf("upload-%04d.journal", v.Number())), false
 	_, err := b.Store.Put(ctx, uploader.PutRequest{
 		Key:   b.Catalog.ObjectKey(m.ID, name),
@@ -213,6 +229,7 @@ func (s *sender) volume(ctx context.Context, plan *snapshot.Plan, v *snapshot.Vo
 		Pieces: func(sent iter.Seq2[uploader.Sent, error]) iter.Seq2[uploader.Piece, error] {
 			return s.pieces(ctx, v.Frames(ctx, known(sent)))
 		},
+		Reuses:  shelf != nil,
 		Journal: journal,
 		Identity: map[string]string{
 			"backup": m.ID, "cluster": b.Cluster, "plan": plan.Digest(), "volume": name,
@@ -266,9 +283,11 @@ func (s *sender) stored(name string, obj uploader.Object, r snapshot.VolumeResul
 	run := &m.Runs[len(m.Runs)-1]
 	run.Read += r.ReadBytes
 	run.Sent += by.Sent
+	run.Copied += by.Copied
 	if n := len(m.Runs); n > 1 {
 		// What a run that died has done is known by what of it was kept.
-		m.Runs[n-2].Sent += by.Kept
+		m.Runs[n-2].Sent += by.Kept - by.KeptCopied
+		m.Runs[n-2].Copied += by.KeptCopied
 		m.Runs[n-2].Read += max(0, r.SourceBytes-r.ReadBytes)
 	}
 }
@@ -289,6 +308,7 @@ func (s *sender) pieces(ctx context.Context, frames iter.Seq2[snapshot.Frame, er
 			if data := f.Data; data != nil {
 				p.Bytes = func(context.Context) ([]byte, error) { return data, nil }
 			} else {
+				p.Reuse = s.work.reuse(f)
 				p.Len, p.Bytes = int64(f.CLen), func(ctx context.Context) ([]byte, error) {
 					b, err := f.Again(ctx)
 					if err != nil && ctx.Err() == nil {
@@ -399,12 +419,23 @@ func (s *sender) keepRunCurrent(ctx context.Context) (stop func()) {
 				return
 			case <-tick.C:
 			}
-			if err := s.b.Catalog.UpdateRun(ctx, s.st.ID, s.done.Load(), s.total.Load()); err != nil && ctx.Err() == nil {
-				s.b.Events.Emit(Warning{Text: "the progress could not be noted in the bucket: " + err.Error()})
-			}
+			s.note(ctx, nil)
 		}
 	}()
 	return func() { cancel(); <-done }
+}
+
+// note says in the bucket how far the run is, and what is stored, where that has
+// changed.
+func (s *sender) note(ctx context.Context, stored []uploader.Volume) {
+	s.noting.Lock()
+	defer s.noting.Unlock()
+	if stored != nil {
+		s.noted = slices.Clone(stored)
+	}
+	if err := s.b.Catalog.UpdateRun(ctx, s.st.ID, s.done.Load(), s.total.Load(), s.noted); err != nil && ctx.Err() == nil {
+		s.b.Events.Emit(Warning{Text: "the progress could not be noted in the bucket: " + err.Error()})
+	}
 }
 
 // manifest is that of a stage of which nothing is sent yet.
@@ -418,7 +449,7 @@ func (b *Backup) manifest(ctx context.Context, st *State, stage *snapshot.Stage,
 		Node:   uploader.Node{ID: before.Node.ID, Name: before.Node.Name, Host: b.Host, Role: before.Node.Role},
 		System: before.System,
 		Versions: uploader.Versions{
-			System: before.Version, App: before.App, Eddy: b.Version, Encoder: snapshot.EncoderName(), Go: runtime.Version(),
+			System: before.Version, App: before.App, Eddy: b.Version, Encoder: snapshot.EncoderName(), Level: b.level(), Go: runtime.Version(),
 		},
 		Position: uploader.Position{
 			Kind: p.Kind, Epoch: p.Epoch, Index: p.Index, Hash: hex.EncodeToString(p.Hash),
