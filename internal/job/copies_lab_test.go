@@ -17,13 +17,13 @@ import (
 	"github.com/eddy-backup/eddy/uploader"
 )
 
-// asked is a transport that is asked before each request.
-type asked struct {
+// overheard is a transport that is asked before each request.
+type overheard struct {
 	http.RoundTripper
 	before func(*http.Request)
 }
 
-func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
+func (a *overheard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if a.before != nil {
 		a.before(r)
 	}
@@ -31,7 +31,7 @@ func (a *asked) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // labBucket opens the real S3 server that the environment names.
-func labBucket(t *testing.T) (uploader.Store, *asked) {
+func labBucket(t *testing.T) (uploader.Store, *overheard) {
 	t.Helper()
 	env := func(name string) string {
 		v := os.Getenv(name)
@@ -41,7 +41,7 @@ func labBucket(t *testing.T) (uploader.Store, *asked) {
 		return v
 	}
 	env("AWS_ACCESS_KEY_ID")
-	wire := &asked{RoundTripper: transport(t)}
+	wire := &overheard{RoundTripper: transport(t)}
 	s, err := uploader.Open(t.Context(), uploader.Config{
 		URL: "s3://" + env("EDDY_LAB_S3_BUCKET") + "/copies-" + rand.Text(), Region: env("AWS_REGION"), Endpoint: env("EDDY_LAB_S3_ENDPOINT"), Transport: wire,
 		GiveUp: 5 * time.Second,
