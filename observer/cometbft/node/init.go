@@ -20,6 +20,9 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 )
 
+// localhost is where a node listens that is told nothing.
+const localhost = "127.0.0.1"
+
 // Options of one home.
 type Options struct {
 	Home     string
@@ -29,7 +32,7 @@ type Options struct {
 	Observer bool   // hide it: see hide
 	Peers    []string
 	Genesis  string // a genesis file to copy; "": this node is the only validator of a new chain
-	Host     string // address to listen on; "": 127.0.0.1
+	Host     string // address to listen on; "": localhost
 	P2PPort  int    // 0: a free one
 	RPCPort  int    // 0: a free one
 	Commit   time.Duration
@@ -92,7 +95,7 @@ func newConfig(o Options) (*cfg.Config, error) {
 	if c.Moniker == "" {
 		c.Moniker = filepath.Base(o.Home)
 	}
-	host := cmp.Or(o.Host, "127.0.0.1")
+	host := cmp.Or(o.Host, localhost)
 	ports, err := freePorts(host, 2)
 	if err != nil {
 		return nil, err
@@ -166,7 +169,7 @@ type TestnetOptions struct {
 	ChainID, Engine       string
 	Commit                time.Duration // pause between blocks; 0: 300 ms
 	Load                  bool
-	Host                  string // "": 127.0.0.1
+	Host                  string // "": localhost
 }
 
 // Testnet writes the homes of a chain below dir, validators first. Validators
@@ -175,6 +178,11 @@ type TestnetOptions struct {
 func Testnet(dir string, o TestnetOptions) ([]Home, error) {
 	if o.Validators < 1 {
 		return nil, errors.New("a chain needs a validator")
+	}
+	// Found all at once: a port that was found and let go may be found again.
+	ports, err := freePorts(cmp.Or(o.Host, localhost), 2*(o.Validators+o.Observers))
+	if err != nil {
+		return nil, err
 	}
 	var homes []Home
 	var pvs []*privval.FilePV
@@ -185,6 +193,7 @@ func Testnet(dir string, o TestnetOptions) ([]Home, error) {
 		}
 		h, err := Init(Options{
 			Home: filepath.Join(dir, name), ChainID: o.ChainID, Engine: o.Engine, Observer: observer, Commit: o.Commit, Load: o.Load, Host: o.Host,
+			P2PPort: ports[2*i], RPCPort: ports[2*i+1],
 		})
 		if err != nil {
 			return nil, err

@@ -215,3 +215,24 @@ func TestInitKeepsWhatIsThere(t *testing.T) {
 		t.Fatal("an engine that cannot be run")
 	}
 }
+
+// Nodes of one chain never share a port, however many there are.
+func TestTestnetPortsAreDistinct(t *testing.T) {
+	homes, err := Testnet(t.TempDir(), TestnetOptions{Validators: 2, Observers: 60, ChainID: "ports-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]string{}
+	for _, h := range homes {
+		_, p2p, _ := strings.Cut(h.P2P, "@")
+		for _, addr := range []string{p2p, strings.TrimPrefix(h.RPC, "http://")} {
+			if other := seen[addr]; other != "" {
+				t.Errorf("%s and %s have both %s", other, h.Dir, addr)
+			}
+			seen[addr] = h.Dir
+		}
+	}
+	if len(seen) != 124 {
+		t.Errorf("%d addresses", len(seen))
+	}
+}
