@@ -85,13 +85,13 @@ type breaking struct {
 	err    error
 	each   func(piece int) // nil: nothing
 	onPut  func(key string) error
-	lost   string // the end of a key: it is written once, and the answer is lost
+	lost   string      // the end of a key: it is written once, and the answer is lost
+	gone   atomic.Bool // that answer
 }
 
 func (s *breaking) PutSmall(ctx context.Context, key string, body []byte, contentType string, c uploader.Condition) (uploader.Object, error) {
 	o, err := s.Store.PutSmall(ctx, key, body, contentType, c)
-	if err == nil && s.lost != "" && strings.HasSuffix(key, s.lost) {
-		s.lost = ""
+	if err == nil && s.lost != "" && strings.HasSuffix(key, s.lost) && !s.gone.Swap(true) {
 		return uploader.Object{}, s.err
 	}
 	return o, err

@@ -69,8 +69,8 @@ func harms(t testing.TB, backend dbm.BackendType) []harm {
 		// Files.
 		{"a bit of a table is flipped", func(d *dump, _ int64) { d.rewrite(d.file("blockstore.db", tables...), flip) }, StageDatabases, Damaged, Options{Deep: true}},
 		{"a bit of a table that is of no layer is flipped", func(d *dump, _ int64) { d.rewrite(d.file("tx_index.db", tables...), flip) }, StageDatabases, Damaged, Options{Deep: true}},
-		{"a bit of a log is flipped", func(d *dump, _ int64) { d.rewrite(d.largest("blockstore.db", logs...), flipWritten) }, StageBlocks, walFault(backend), Options{}},
-		{"a log is torn", func(d *dump, _ int64) { d.rewrite(d.largest("state.db", logs...), tearLog) }, StageState, walFault(backend), Options{}},
+		{"a bit of a log is flipped", func(d *dump, _ int64) { d.rewrite(d.newest("blockstore.db", logs...), flipWritten) }, StageBlocks, walFault(backend), Options{}},
+		{"a log is torn", func(d *dump, _ int64) { d.rewrite(d.newest("state.db", logs...), tearLog) }, StageState, walFault(backend), Options{}},
 		{"a bit of a list of tables is flipped", func(d *dump, _ int64) {
 			d.rewrite(d.file("application.db", manifests...), func(b []byte) []byte { b[9] ^= 1; return b })
 		}, StageDatabases, ManifestDamaged, Options{}},
