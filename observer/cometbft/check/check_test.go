@@ -29,7 +29,7 @@ func TestSound(t *testing.T) {
 					t.Errorf("%s: position %+v", kind, r)
 				}
 				p := r.Proven
-				if p.Headers < min(r.Height, 3) || p.Blocks < 8 || p.Commits < 8 || o.Deep && (p.Pairs < 100 || p.Blocks != r.Height || p.Headers != r.Height || p.Commits != r.Height) {
+				if p.Headers < min(r.Height, 3) || p.Blocks < 8 || p.Commits < 8 || o.Deep && (p.Pairs < 6*r.Height || p.Blocks != r.Height || p.Headers != r.Height || p.Commits != r.Height) {
 					t.Errorf("%s, %+v: proven %+v of %d", kind, o, p, r.Height)
 				}
 				if home == c.late && p.Tables == 0 {
