@@ -224,6 +224,25 @@ func (s *Stage) Trees() []Tree {
 	return out
 }
 
+// Place is where a directory of the archive lies in a sealed stage, whether there
+// is one or not. Nobody may change what is there.
+func (s *Stage) Place(name string) string {
+	at, best := "", -1
+	for _, t := range s.Trees() {
+		rel, inside := strings.CutPrefix(name, t.Name+"/")
+		switch {
+		case t.Name == "":
+			rel, inside = name, true
+		case name == t.Name:
+			rel, inside = "", true
+		}
+		if inside && len(t.Name) > best {
+			at, best = filepath.Join(t.Dir, filepath.FromSlash(rel)), len(t.Name)
+		}
+	}
+	return at
+}
+
 // Digest is the sha256 of a sealed stage's listing, in hex; "" before.
 func (s *Stage) Digest() string {
 	s.mu.Lock()

@@ -398,14 +398,15 @@ func TestRootsOnTwoFilesystems(t *testing.T) {
 			readStaged(t, st, e)
 		}
 	}
-	dir, remove, err := st.Farm(t.Context(), "data/app.db")
-	must(t, err)
-	if diff := cmp.Diff([]string{"000002.ldb", "LOG"}, filesBelow(t, dir)); diff != "" {
-		t.Errorf("farm (-want +got):\n%s", diff)
-	}
-	must(t, os.WriteFile(filepath.Join(dir, "LOG"), []byte("opened"), 0o600), remove())
-	if got := readStaged(t, st, entriesOf(t, st)[4]); string(got) != "log" {
-		t.Errorf("the stage's LOG is %q after the farm's was written", got)
+	for name, want := range map[string]string{
+		"data":            filepath.Join(home, StageDir, testID, "data"),
+		"data/app.dbs":    filepath.Join(home, StageDir, testID, "data/app.dbs"),
+		"data/app.db":     filepath.Join(shm, StageDir, testID),
+		"data/app.db/LOG": filepath.Join(shm, StageDir, testID, "LOG"),
+	} {
+		if got := st.Place(name); got != want {
+			t.Errorf("%s lies at %s, want %s", name, got, want)
+		}
 	}
 	must(t, st.Remove())
 	if exists(filepath.Join(shm, StageDir, testID)) || exists(filepath.Join(home, StageDir, testID)) {

@@ -286,9 +286,8 @@ func (r *replica) MayReplace(context.Context, observer.State, bool) (there strin
 }
 
 // CheckRestored implements job.Replaceable.
-func (r *replica) CheckRestored(_ context.Context, want observer.Position, at func(string) (string, string)) error {
-	file, _ := at("data/height")
-	b, err := os.ReadFile(file)
+func (r *replica) CheckRestored(_ context.Context, want observer.Position, at func(string) string) error {
+	b, err := os.ReadFile(at("data/height"))
 	if err == nil && string(b) != fmt.Sprint(want.Index) {
 		err = fmt.Errorf("it is at %q", b)
 	}

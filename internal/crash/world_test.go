@@ -76,7 +76,7 @@ func (w *world) broken(invariant, format string, args ...any) {
 
 var (
 	idForm   = regexp.MustCompile(`\d{8}T\d{6}Z-[A-Za-z0-9_.]+-[0-9a-f]{6}`)
-	tempForm = regexp.MustCompile(`(\.tmp-|sums-|farm-)\d+`)
+	tempForm = regexp.MustCompile(`(\.tmp-|sums-)\d+`)
 )
 
 // normal makes a name that is the same in every run.

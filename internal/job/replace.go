@@ -28,8 +28,9 @@ type Replaceable interface {
 	// is to be known of the other program that made what comes, nil where there is
 	// nothing. A zero comes is what the replica had before.
 	MayReplace(ctx context.Context, comes observer.State, leaveDown bool) (there string, other, err error)
-	// CheckRestored looks into what was extracted.
-	CheckRestored(ctx context.Context, want observer.Position, at func(name string) (file, scratch string)) error
+	// CheckRestored looks into what was extracted, and changes nothing of it. at says
+	// where a name of the archive lies.
+	CheckRestored(ctx context.Context, want observer.Position, at func(name string) string) error
 	// Halt stops the node for good, while the swap file is there; one that is down
 	// is no error. Start starts it again, without the swap file.
 	Halt(ctx context.Context) error
@@ -112,10 +113,9 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
-	err = r.Replica.CheckRestored(ctx, pos, func(name string) (string, string) {
+	err = r.Replica.CheckRestored(ctx, pos, func(name string) string {
 		root, rel := rootOf(roots, name)
-		own := filepath.Join(root.Path, snapshot.StageDir)
-		return filepath.Join(own, from, rel), own
+		return filepath.Join(root.Path, snapshot.StageDir, from, rel)
 	})
 	if err != nil {
 		return Restored{}, fmt.Errorf("look into what was restored: %w", err)

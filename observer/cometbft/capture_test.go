@@ -132,10 +132,8 @@ func TestStageStandsStillWhileTheNodeGoesOn(t *testing.T) {
 			if s.Linked == 0 || s.PrelinkedKept == 0 || s.Linked != s.PrelinkedKept+s.LinkedLate {
 				t.Errorf("stats %+v: want links, most of them made before the hold", s)
 			}
-			dir, remove, err := st.Farm(t.Context(), "data/application.db")
-			must(t, err)
 			copied := filepath.Join(t.TempDir(), "application.db")
-			must(t, os.CopyFS(copied, os.DirFS(dir)), remove())
+			must(t, os.CopyFS(copied, os.DirFS(st.Place("data/application.db"))))
 			db, err = dbm.NewDB("application", backend, filepath.Dir(copied))
 			must(t, err)
 			got := dump(t, db)

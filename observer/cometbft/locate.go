@@ -36,7 +36,7 @@ type Tip struct {
 }
 
 // Locate reads the position of a sealed stage from its state database. The stage
-// is not changed: the database is opened on a copy that shares its tables.
+// is not changed by that: the engines are opened without a file or a lock.
 func (l Layout) Locate(ctx context.Context, st *snapshot.Stage) (observer.Position, error) {
 	g, err := readGenesisFile(l.bases[0].genesis)
 	if err != nil {
@@ -65,12 +65,7 @@ func (l Layout) Tip(ctx context.Context, st *snapshot.Stage) (tip Tip, err error
 	if open == nil {
 		return Tip{}, fmt.Errorf("%w: %s is %s, which this eddy cannot open", ErrNoPosition, db.Name, describe(db.Engine))
 	}
-	dir, remove, err := st.Farm(ctx, db.Name)
-	if err != nil {
-		return Tip{}, err
-	}
-	defer func() { err = errors.Join(err, remove()) }()
-	value, err := guarded(open, dir, []byte("stateKey"))
+	value, err := guarded(open, st.Place(db.Name), []byte("stateKey"))
 	if err != nil {
 		return Tip{}, fmt.Errorf("open %s of the dump: %w", db.Name, err)
 	}

@@ -211,8 +211,8 @@ func (c *cover) part(r snapshot.Root, rel string, isDir bool) snapshot.Part {
 
 // CheckRestored opens the state database of an extracted dump, as Locate does that
 // of a stage, and compares what it says with what the manifest says. at says where
-// a name of the archive lies, and where beside it there is room for a copy.
-func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at func(name string) (file, scratch string)) (err error) {
+// a name of the archive lies.
+func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at func(name string) string) error {
 	var names []string
 	if db, err := r.layout.stateDB(); err == nil {
 		names = append(names, db.Name)
@@ -221,7 +221,7 @@ func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at 
 		names = append(names, path.Join(b.rel, "data/state.db"), path.Join(b.rel, "data/state"))
 	}
 	for _, name := range names {
-		dir, scratch := at(name)
+		dir := at(name)
 		kind, err := engine.Detect(dir)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotDir) {
 			continue
@@ -230,7 +230,11 @@ func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at 
 		if err != nil || open == nil {
 			return err
 		}
-		tip, err := tipOfCopy(ctx, dir, scratch, kind, open)
+		value, err := guarded(open, dir, []byte("stateKey"))
+		var tip Tip
+		if err == nil {
+			tip, err = parseState(value)
+		}
 		switch {
 		case errors.Is(err, ErrNoPosition):
 			return nil
@@ -248,34 +252,6 @@ func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at 
 		return err
 	}
 	return nil // the dump of a node without one; nothing can be asked
-}
-
-// tipOfCopy opens a copy of a database: a read-only open creates files.
-func tipOfCopy(ctx context.Context, dir, scratch string, kind Engine, open reader) (tip Tip, err error) {
-	farm, err := os.MkdirTemp(scratch, "restore-check-")
-	if err != nil {
-		return Tip{}, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(farm)) }()
-	err = engine.EachName(dir, func(e fs.DirEntry) error {
-		from, to := filepath.Join(dir, e.Name()), filepath.Join(farm, e.Name())
-		if kind.Linkable(e.Name(), "") {
-			return os.Link(from, to)
-		}
-		if !e.Type().IsRegular() {
-			return nil
-		}
-		_, _, err := fsx.FS{}.CloneOrCopy(ctx, from, to, 0o600)
-		return err
-	})
-	if err != nil {
-		return Tip{}, err
-	}
-	value, err := guarded(open, farm, []byte("stateKey"))
-	if err != nil {
-		return Tip{}, err
-	}
-	return parseState(value)
 }
 
 // searchSigns is how far below a directory sign states are looked for.
