@@ -1,12 +1,14 @@
 package cometbft
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"time"
 
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/cometbft/check"
@@ -19,7 +21,12 @@ type Offline struct {
 	Argv []string
 	// Memory is what that process may have, bytes; 0: check.DefaultMemory.
 	Memory uint64
+	// Within is how long it may take; 0: ten minutes. The look is bounded by itself:
+	// what takes longer is an engine that does not end, or a disk that does not answer.
+	Within time.Duration
 }
+
+const checkWithin = 10 * time.Minute
 
 // maxGenesis is the largest genesis file whose copy in the state store is read.
 const maxGenesis = 32 << 20
@@ -50,7 +57,16 @@ func (o Offline) Check(ctx context.Context, trees []snapshot.Tree, chainID strin
 	for _, t := range trees[1:] {
 		q.Trees = append(q.Trees, check.Tree(t))
 	}
-	r, err := check.InChild(ctx, o.Argv, o.Memory, trees[0].Dir, q)
+	limit := cmp.Or(o.Within, checkWithin)
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	r, err := check.InChild(within, o.Argv, o.Memory, trees[0].Dir, q)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return observer.Checked{
+			Opened: string(check.None), Unfinished: fmt.Sprintf("it took longer than %s", limit), Seconds: limit.Seconds(),
+			Hint: "look at the disk below the node's home, and what else works on it",
+		}, nil
+	}
 	if err != nil {
 		return observer.Checked{}, fmt.Errorf("check the dump: %w", err)
 	}
