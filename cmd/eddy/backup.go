@@ -41,6 +41,9 @@ func (a *app) backupCommand() *cobra.Command {
 			if err != nil {
 				return t.notBegun(cmd.Context(), err)
 			}
+			if err := a.sweepDrill(cmd.Context(), c); err != nil {
+				return t.notBegun(cmd.Context(), err)
+			}
 			b.NewIncarn, b.AcceptShrink, b.Fresh = newIncarnation, acceptShrink, fresh
 			return a.makeBackup(cmd.Context(), b, t)
 		},
@@ -143,6 +146,12 @@ func (a *app) runCommand() *cobra.Command {
 					return err // config has parsed it before
 				}
 				d.Tasks = append(d.Tasks, job.Task{Name: "verify", Schedule: when, Run: func(ctx context.Context) error { return a.verifyLatest(ctx, c, t) }})
+			}
+			if err := a.drills(c, t, d); err != nil {
+				return err
+			}
+			if err := a.sweepDrill(cmd.Context(), c); err != nil {
+				a.ui.Emit(job.Warning{Text: err.Error(), Hint: hint.Of(err)})
 			}
 			ctx, stop := context.WithCancel(cmd.Context())
 			var metrics sync.WaitGroup

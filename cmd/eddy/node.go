@@ -93,6 +93,7 @@ func nodeRun() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.Level, "log-level", "error", "error, info or debug")
+	f.StringVar(&o.App, "app", node.KVStore, "the built-in app: kvstore, or ledger, whose app hash covers every value")
 	f.StringVar(&o.ProxyApp, "proxy-app", "", "tcp://host:port or unix:///path of an app outside (default: the built-in one)")
 	f.StringVar(&o.Transport, "abci", node.Socket, "how the app outside is spoken to: socket or grpc")
 	return c

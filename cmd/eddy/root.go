@@ -142,7 +142,7 @@ again, and streams them to object storage as archives that zstd and tar restore.
 			root.AddCommand(c)
 		}
 	}
-	group("backup", a.backupCommand(), a.runCommand(), a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.deleteCommand(), a.expireCommand(), a.statusCommand())
+	group("backup", a.backupCommand(), a.runCommand(), a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.drillCommand(), a.deleteCommand(), a.expireCommand(), a.statusCommand())
 	group("node", a.doctorCommand(), newSuperviseCommand(), a.installCommand(), newNodeCommand())
 	group("other", a.demoCommand(), a.configCommand(), a.versionCommand())
 	root.AddCommand(newGuardCommand(), newUnitGuardCommand(), newCheckCommand())

@@ -16,6 +16,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/snapshot"
 )
@@ -69,6 +70,15 @@ func (s status) Line() string {
 		b.WriteString("\nlast success: never")
 	} else {
 		fmt.Fprintf(&b, "\nlast success: %s (%s), node held %.2f s", s.Last.LastSuccess.Local().Format(time.RFC3339), s.Last.LastID, s.Last.HeldSeconds)
+	}
+	if d := s.Last.LastDrill; d != nil {
+		fmt.Fprintf(&b, "\nlast drill: %s (%s), %s", ui.Ago(time.Since(d.Time)), d.ID, d.Outcome)
+		if d.Why != "" {
+			b.WriteString(": " + d.Why)
+		}
+		if at := s.Last.LastDrilled; d.Outcome != observer.DrillPassed && !at.IsZero() {
+			fmt.Fprintf(&b, "\nlast drill that passed: %s (%s)", ui.Ago(time.Since(at)), s.Last.LastDrilledID)
+		}
 	}
 	if s.Last.LastError != "" {
 		fmt.Fprintf(&b, "\nlast run, %s, failed: %s", s.Last.LastFailed.Local().Format(time.RFC3339), s.Last.LastError)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -207,6 +208,19 @@ func (t *teller) proved(ctx context.Context, what string, err error) {
 		t.pings(ctx, (*alarm.Ping).Fail)
 	}
 	t.metrics(ctx, false)
+}
+
+// drilled tells of a drill of the daemon's. One that was not possible proves
+// nothing, and is no failure; that it was not possible should be known.
+func (t *teller) drilled(ctx context.Context, out job.Drilled, err error) {
+	if errors.Is(err, job.ErrWarnings) && ctx.Err() == nil {
+		text := strings.Join(append([]string{"drill of " + out.ID + " " + out.Outcome}, out.Warnings...), "; ")
+		if out.Why != "" {
+			text += ": " + out.Why
+		}
+		t.Warned(ctx, text, out.Hint)
+	}
+	t.proved(ctx, "drill", err)
 }
 
 // notBegun counts and tells a run that could not begin, and returns why.

@@ -36,6 +36,7 @@ var table = []row{
 	// Offline: it proves what files alone can prove.
 	{pkg: "observer/cometbft/check", imports: []string{"observer/cometbft/engine"}, never: join(network, stores)},
 	{pkg: "observer/cometbft/node", never: stores},
+	{pkg: "observer/cometbft/drill", imports: []string{"observer", "observer/cometbft", "snapshot"}, never: stores},
 	// The only place where observer, snapshot and uploader meet. It knows them by
 	// their contracts: no kind of system, no way of control, no protocol.
 	{pkg: "internal/job", imports: []string{"observer", "snapshot", "uploader", "internal/ui"}, never: join(network, stores, cluster)},
@@ -60,7 +61,7 @@ var table = []row{
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
 		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/ui",
-		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/node", "observer/control", "snapshot", "uploader",
+		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/control", "snapshot", "uploader",
 	}, never: join(stores, cluster)},
 }
 
@@ -68,7 +69,7 @@ var table = []row{
 // one day is then replaced in one place.
 var homes = map[string][]string{
 	"github.com/aws":                 {"uploader"},
-	"github.com/cometbft":            {"observer/cometbft", "observer/cometbft/check", "observer/cometbft/node"},
+	"github.com/cometbft":            {"observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node"},
 	"github.com/spf13/cobra":         {"cmd/eddy"},
 	"github.com/netresearch/go-cron": {"internal/config", "cmd/eddy"},
 	"go.yaml.in/yaml/v3":             {"internal/config"},

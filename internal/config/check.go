@@ -33,6 +33,7 @@ var (
 	bucketText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$`)
 	priceText  = regexp.MustCompile(`^[0-9]{1,6}(\.[0-9]{1,6})?( [A-Za-z]{1,8})?$`)
 	hashText   = regexp.MustCompile(`^[0-9A-Fa-f]{64}$`)
+	peerText   = regexp.MustCompile(`^[0-9a-fA-F]{40}@[^@,\s]+:[0-9]{1,5}$`)
 	keyFile    = regexp.MustCompile(`^(priv_validator_.*|node_key\.json|keyring-.*)$`)
 )
 
@@ -64,6 +65,7 @@ func (l *loader) check(need Need) {
 	l.checkStore()
 	l.checkBackup()
 	l.checkAttest()
+	l.checkDrill()
 	l.checkNotify()
 	l.checkSigning()
 	l.checkPlaces()
@@ -86,10 +88,10 @@ func (l *loader) required(need Need) {
 		set  bool
 	}{
 		{NeedCluster, "cluster", c.Cluster != ""},
-		{NeedReplica, "replica.home", c.Replica.Home != ""},
+		{NeedReplica | NeedHome, "replica.home", c.Replica.Home != ""},
 		{NeedReplica, "replica.rpc", c.Replica.RPC != ""},
 		{NeedStore, "store.url", c.Store.URL != ""},
-		{NeedReplica, "workdir", c.Workdir != ""},
+		{NeedReplica | NeedHome, "workdir", c.Workdir != ""},
 		{NeedSchedule, "schedule", c.Schedule != ""},
 	} {
 		if need&r.need != 0 && !r.set && !l.excused(r.key) {
@@ -404,6 +406,7 @@ func (l *loader) checkBackup() {
 	c := l.c
 	l.schedule("schedule", c.Schedule)
 	l.schedule("verify.read_data", c.Verify.ReadData)
+	l.schedule("verify.drill", c.Verify.Drill)
 	r := c.Retention
 	switch {
 	case l.badBelow("retention"):
@@ -502,6 +505,36 @@ func (l *loader) checkSigning() {
 			l.problem(fmt.Sprintf("signers[%d]", i), quote(s)+" is no public key", "write it as `eddy config show` has it in sign.public_key where it signs, or the absolute path of its PEM file")
 		}
 	}
+}
+
+func (l *loader) checkDrill() {
+	d := l.c.Drill
+	for _, a := range []struct {
+		key  string
+		argv []string
+	}{{"drill.command", d.Command}, {"drill.check", d.Check}} {
+		if len(a.argv) > 0 && !l.bad[a.key] {
+			l.argv(a.key, a.argv)
+		}
+	}
+	if len(d.Command) > 0 && !l.bad["drill.command"] && !strings.Contains(strings.Join(d.Command, " "), "{home}") {
+		l.problem("drill.command", "says nowhere {home}", `write where the copy's home belongs: [gaiad, start, --home, "{home}"]`)
+	}
+	if n := d.Blocks; !l.bad["drill.blocks"] && (n < 1 || n > maxDrillBlocks) {
+		l.problem("drill.blocks", fmt.Sprintf("%d is out of range", n), fmt.Sprintf("write 1 to %d; 20 is a good number", maxDrillBlocks))
+	}
+	if t := d.Timeout.D(); !l.bad["drill.timeout"] && (t < minTimeout || t > maxDrill) {
+		l.problem("drill.timeout", d.Timeout.String()+" is out of range", "write 30m, or what the node needs for its start and the blocks")
+	}
+	for i, p := range d.Peers {
+		if !l.bad["drill.peers"] && !peerText.MatchString(p) {
+			l.problem(fmt.Sprintf("drill.peers[%d]", i), quote(p)+" is no peer", "write id@host:port, as persistent_peers has it")
+		}
+	}
+	if len(d.Peers) > 0 && d.Isolated == "true" && !l.bad["drill.isolated"] && !l.bad["drill.peers"] {
+		l.problem("drill.peers", "set while the copy has no network", "write isolated: false beside it, or remove it")
+	}
+	l.absolute("drill.dir", d.Dir)
 }
 
 func (l *loader) checkNotify() {

@@ -42,6 +42,7 @@ type Config struct {
 	Check   Check    `yaml:"check"`
 	Attest  Attest   `yaml:"attest"`
 	Verify  Verify   `yaml:"verify"`
+	Drill   Drill    `yaml:"drill"`
 	Sign    Sign     `yaml:"sign"`
 	// Signers are public keys, or PEM files of them. Where any is named, only what
 	// one of them has signed is restored or verified.
@@ -220,6 +221,26 @@ type Trusted struct {
 	Period Duration `yaml:"period" default:"336h"`
 }
 
+// Drill is how a backup is brought to life.
+type Drill struct {
+	// Command is an argv that runs a node; "{home}" in it stands for the copy's
+	// home. Empty: as the node itself is run, without what would get in its way.
+	Command []string `yaml:"command"`
+	// Blocks is how many blocks after the backup must be executed.
+	Blocks int `yaml:"blocks" default:"20"`
+	// Timeout bounds the node's part of a drill; fetching the backup is not in it.
+	Timeout Duration `yaml:"timeout" default:"30m"`
+	// Isolated gives the copy no network: eddy hands out blocks that it has fetched
+	// by RPC. Else it gets them from peers.
+	Isolated string `yaml:"isolated" default:"true" enum:"true,false"`
+	// Peers are id@host:port; empty: the persistent peers of the node, and the node.
+	Peers []string `yaml:"peers"`
+	// Check is an argv that must succeed beside the living copy.
+	Check []string `yaml:"check"`
+	// Dir is the scratch directory; "": drill in the workdir.
+	Dir string `yaml:"dir"`
+}
+
 // Stage is how the stage is filled.
 type Stage struct {
 	// Fallback allows copying what cannot be linked.
@@ -231,6 +252,8 @@ type Verify struct {
 	// ReadData is when every byte of the latest backup is read back: as Schedule; "":
 	// never.
 	ReadData string `yaml:"read_data"`
+	// Drill is when the latest backup is brought to life: as Schedule; "": never.
+	Drill string `yaml:"drill"`
 }
 
 // Sign is how manifests are signed.
@@ -265,9 +288,13 @@ const (
 	// NeedSchedule: schedule.
 	NeedSchedule Need = 1 << 3
 
+	// NeedHome: replica.home, workdir.
+	NeedHome Need = 1 << 4
+
 	NeedCatalog = NeedStore | NeedCluster   // one cluster's backups
 	NeedBackup  = NeedCatalog | NeedReplica // to make a backup
 	NeedRun     = NeedBackup | NeedSchedule // to make them for ever
+	NeedDrill   = NeedCatalog | NeedHome    // to bring one to life
 )
 
 // Overrides are the values of flags; "" means that the flag was not given.
@@ -297,4 +324,7 @@ const (
 	minTimeout = time.Second
 	maxAttest  = time.Hour
 	maxSocket  = 107 // bytes of sun_path without its NUL
+
+	maxDrillBlocks = 1000
+	maxDrill       = 24 * time.Hour
 )

@@ -433,3 +433,24 @@ func FuzzTopLevel(f *testing.F) {
 		}
 	})
 }
+
+func TestCommandElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	for _, x := range []struct {
+		c    command
+		want string
+		bad  bool
+	}{
+		{c: command{argv: []string{"/usr/bin/gaiad", "start", "--home", "/h", "--p2p.laddr=tcp://1:2", "--minimum-gas-prices", "0.1uatom", "--x-crisis-skip-assert-invariants", "--rpc.laddr", "tcp://0.0.0.0:1"}}, want: "/usr/bin/gaiad start --minimum-gas-prices 0.1uatom --x-crisis-skip-assert-invariants --home {home}"},
+		{c: command{argv: []string{"/opt/cosmovisor", "run", "start"}, env: map[string]string{"DAEMON_NAME": "gaiad", "DAEMON_HOME": dir}}, want: dir + "/cosmovisor/current/bin/gaiad start --home {home}"},
+		{c: command{argv: []string{"/x/eddy", "supervise", "--socket", "s", "--", "/x/eddy", "node", "run", "--home", "/h", "--app", "ledger"}}, want: "/x/eddy node run --app ledger --home {home}"},
+		{c: command{argv: []string{"/usr/bin/gaiad", "keys", "list"}}},
+		{c: command{argv: []string{"/home/x/run.sh", "start"}}},
+		{c: command{argv: []string{"/usr/bin/cometbft", "node", "--proxy_app", "tcp://127.0.0.1:1"}}, bad: true},
+	} {
+		argv, err := x.c.elsewhere()
+		if got := strings.Join(argv, " "); got != x.want || (err != nil) != x.bad {
+			t.Errorf("%v: %q, %v", x.c.argv, got, err)
+		}
+	}
+}

@@ -24,10 +24,15 @@ type Last struct {
 	// LastVerified is when a backup of the cluster was last read back whole, by
 	// anybody, as the bucket said at the last success, or by this workdir's daemon.
 	LastVerified time.Time `json:"last_verified,omitzero"`
-	LastError    string    `json:"last_error,omitempty"`
-	LastFailed   time.Time `json:"last_failed,omitzero"`   // when LastError was; a run that could not begin is no LastRun
-	HeldSeconds  float64   `json:"held_seconds,omitempty"` // of the last hold, whatever became of its run
-	NodeSeconds  float64   `json:"node_seconds,omitempty"` // of HeldSeconds: the node's own stop and start
+	// LastDrill is the newest drill that this workdir's eddy made, LastDrilled the
+	// newest that passed.
+	LastDrill     *LastDrill `json:"last_drill,omitempty"`
+	LastDrilled   time.Time  `json:"last_drilled,omitzero"`
+	LastDrilledID string     `json:"last_drilled_id,omitempty"`
+	LastError     string     `json:"last_error,omitempty"`
+	LastFailed    time.Time  `json:"last_failed,omitzero"`   // when LastError was; a run that could not begin is no LastRun
+	HeldSeconds   float64    `json:"held_seconds,omitempty"` // of the last hold, whatever became of its run
+	NodeSeconds   float64    `json:"node_seconds,omitempty"` // of HeldSeconds: the node's own stop and start
 	// Open says that a run has begun and not ended. Who finds it set while it has
 	// the workdir's lock knows that the run died.
 	Open bool `json:"open,omitempty"`
@@ -35,6 +40,15 @@ type Last struct {
 	Tasks map[string]time.Time `json:"tasks,omitempty"`
 	// Failures counts the runs that failed, by reason, since the workdir was made.
 	Failures map[string]uint64 `json:"failures,omitempty"`
+}
+
+// LastDrill is what became of a drill.
+type LastDrill struct {
+	Time    time.Time `json:"time"` // begun
+	ID      string    `json:"id"`
+	Outcome string    `json:"outcome"`
+	Why     string    `json:"why,omitempty"` // of one that did not pass
+	Seconds float64   `json:"seconds"`
 }
 
 // The words by which failures are counted. Which error counts as what is said by

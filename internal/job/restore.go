@@ -28,13 +28,16 @@ type Restore struct {
 	Selector string
 	// AcceptFailed restores a backup that failed a proof, too.
 	AcceptFailed bool
-	Into         string
-	Only         []string        // globs; empty: everything
-	Owner        *snapshot.Owner // nil: the owner of the target directory or of its nearest parent
-	Home         string          // of the live node, whose backups would take what is restored into it; "": not known
-	Events       ui.Sink
-	Now          func() time.Time
-	FS           fsx.FS // makes the changes
+
+	proves bool   // what is restored is another proof, and a failed one is no reason against it
+	sum    string // of the manifest that was found, hex
+	Into   string
+	Only   []string        // globs; empty: everything
+	Owner  *snapshot.Owner // nil: the owner of the target directory or of its nearest parent
+	Home   string          // of the live node, whose backups would take what is restored into it; "": not known
+	Events ui.Sink
+	Now    func() time.Time
+	FS     fsx.FS // makes the changes
 }
 
 // ErrNotEmpty: the target of a restore holds something already.
@@ -44,12 +47,17 @@ var ErrNotEmpty = errors.New("the target is not empty")
 // has been compared with the archive's index; what a run that failed or was killed
 // has fetched is not fetched again by the next one.
 func (r *Restore) Run(ctx context.Context) (Restored, error) {
-	begun := r.Now()
-	into, err := filepath.Abs(r.Into)
+	m, err := r.find(ctx)
 	if err != nil {
 		return Restored{}, err
 	}
-	m, err := r.find(ctx)
+	return r.fill(ctx, m)
+}
+
+// fill restores one backup that was found.
+func (r *Restore) fill(ctx context.Context, m *uploader.Manifest) (Restored, error) {
+	begun := r.Now()
+	into, err := filepath.Abs(r.Into)
 	if err != nil {
 		return Restored{}, err
 	}
@@ -111,7 +119,8 @@ func (r *Restore) find(ctx context.Context) (*uploader.Manifest, error) {
 	if sel.Warning != "" {
 		r.Events.Emit(Warning{Text: sel.Warning})
 	}
-	if g := sel.Failed; g != nil {
+	r.sum = sel.ManifestSHA256()
+	if g := sel.Failed; g != nil && !r.proves {
 		why := fmt.Sprintf("%s failed its proof (%s) at %s: %s", sel.ID, g.By, g.Given.UTC().Format(time.RFC3339), g.Why())
 		if !r.AcceptFailed {
 			return nil, hint.Add(fmt.Errorf("%w: %s", uploader.ErrFailed, why), "`eddy restore verified` takes the newest that passed; --accept-failed takes this one all the same, and still refuses every byte that is wrong")

@@ -249,3 +249,34 @@ func (r *Replica) witness(ctx context.Context, raw string) observer.Witness {
 	w.Position = observer.Position{Kind: "cometbft", Index: uint64(st.height), Time: st.time, Consistency: "live"}
 	return w
 }
+
+// Bare is an RPC address for people: without what might be a secret in it.
+func Bare(raw string) string { return bare(raw) }
+
+// Redact takes an RPC address, and what may be secret in it, out of an error's text.
+func Redact(err error, raw string) error { return redact(err, raw) }
+
+// PeerAddress is where a node that is asked at its RPC can be called by another one
+// on this machine, id@host:port.
+func PeerAddress(ctx context.Context, raw string) (string, error) {
+	s, err := askStatus(ctx, raw)
+	if err != nil {
+		return "", err
+	}
+	_, listen, ok := strings.Cut(s.listen, "://")
+	if !ok {
+		listen = s.listen
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", fmt.Errorf("the node tells peers no address: %w", err)
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "", errors.New("its RPC address cannot be read")
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = u.Hostname()
+	}
+	return s.id + "@" + net.JoinHostPort(host, port), nil
+}

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	dbm "github.com/cometbft/cometbft-db"
-	"github.com/cometbft/cometbft/abci/example/kvstore"
 	cfg "github.com/cometbft/cometbft/config"
 	cmtlog "github.com/cometbft/cometbft/libs/log"
 	cmtnode "github.com/cometbft/cometbft/node"
@@ -38,6 +37,8 @@ type RunOptions struct {
 	Home  string
 	Log   io.Writer // nil: nothing is logged
 	Level string    // "error" (the default), "info", "debug"
+
+	App string // the built-in app: KVStore (the default) or Ledger
 
 	// ProxyApp is the address of an app that is a process of its own, tcp:// or
 	// unix://; "": the built-in one. The node waits until it is there.
@@ -117,7 +118,11 @@ func appOf(ctx context.Context, o RunOptions, dbs *databases, c *cfg.Config) (pr
 	if err != nil {
 		return nil, err
 	}
-	return proxy.NewLocalClientCreator(kvstore.NewApplication(db)), nil
+	app, err := newApp(o.App, db)
+	if err != nil {
+		return nil, err
+	}
+	return proxy.NewLocalClientCreator(app), nil
 }
 
 func newLogger(w io.Writer, level string) cmtlog.Logger {
