@@ -35,7 +35,7 @@ LABDIRS := uploader cmd scripts internal/job
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz crash e2e e2e-short e2e-docker e2e-systemd e2e-quickstart chaos chaos-resume bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart chaos chaos-resume bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,7 +123,10 @@ e2e-short: deps bin/eddy bin/lab ## the demo in its other forms, and the stage o
 	bin/eddy demo --engine goleveldb
 	cd lab && $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 20m ./e2e
 
-e2e: e2e-short e2e-docker e2e-systemd e2e-quickstart chaos ## all of that against real systems (root; half an hour)
+e2e-drill: bin/eddy ## drills a chain of 1 GB of real blocks, and looks for what is left; SIZE=100 (MB) for a short one (minutes)
+	cd lab && SIZE=$(SIZE) $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
+
+e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart chaos ## all of that against real systems (root; half an hour)
 
 e2e-docker: bin/eddy bin/lab ## docker control, the compose file and its quick start, beside a real engine (root; minutes)
 	scripts/deps.sh docker

@@ -47,6 +47,8 @@ type DrillReport struct {
 	Outcome string `json:"outcome"` // DrillPassed, ...
 	Why     string `json:"why,omitempty"`
 	Hint    string `json:"hint,omitempty"`
+	// Late: it failed because its time was over. The copy need not be to blame.
+	Late bool `json:"late,omitempty"`
 
 	Cluster  string          `json:"chain,omitempty"`
 	Isolated bool            `json:"isolated"` // the copy had no peer but eddy

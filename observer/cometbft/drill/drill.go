@@ -137,7 +137,7 @@ func (d *Driller) Drill(ctx context.Context, t observer.DrillTask) (rep observer
 	default:
 		return rep, err
 	}
-	rep.Why, rep.Hint = err.Error(), hint.Of(err)
+	rep.Why, rep.Hint, rep.Late = err.Error(), hint.Of(err), errors.Is(err, errLate)
 	lines, terr := tail(filepath.Join(t.Scratch, logName))
 	rep.Log = lines
 	return rep, terr
@@ -301,7 +301,7 @@ func (d *Driller) late(ctx context.Context, w *watch, cause error) error {
 	if net, err := w.node.client.NetInfo(actx); err == nil && net.NPeers == 0 && !d.Isolated && len(w.rep.Executed) == 0 {
 		return notPossible("set `drill.peers: [ID@HOST:PORT]` to nodes that accept one more peer from this machine (allow_duplicate_ip), or `drill.isolated: true`", "the copy found no peer within %s", d.Timeout)
 	}
-	return failed{hint.Add(fmt.Errorf("only %d of %d blocks were executed within %s: %w", len(w.rep.Executed), d.Blocks, d.Timeout, cause), "its last lines are in the report; where the node is only slow, set `drill.timeout: 2h`")}
+	return failed{hint.Add(fmt.Errorf("only %d of %d blocks were executed within %s: %w: %w", len(w.rep.Executed), d.Blocks, d.Timeout, errLate, cause), "its last lines are in the report; where the node is only slow, set `drill.timeout: 2h`")}
 }
 
 // needs is the last block that a drill takes. The header after the last one that is

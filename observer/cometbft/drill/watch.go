@@ -35,6 +35,9 @@ type watch struct {
 // failed is the reason of a drill that has shown the copy to be bad.
 type failed struct{ error }
 
+// errLate is in the chain of a failure that time alone may have made.
+var errLate = errors.New("time is over")
+
 func (f failed) Unwrap() error { return f.error }
 
 func isFailed(err error) bool {

@@ -1,0 +1,2 @@
+// Package drill drills a large chain of real blocks and looks for what is left.
+package drill
