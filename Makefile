@@ -123,8 +123,8 @@ e2e-short: deps bin/eddy bin/lab ## the demo in its other forms, and the stage o
 	bin/eddy demo --engine goleveldb
 	cd lab && $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 20m ./e2e
 
-e2e-drill: bin/eddy ## drills a chain of 1 GB of real blocks, and looks for what is left; SIZE=100 (MB) for a short one (minutes)
-	cd lab && SIZE=$(SIZE) $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
+e2e-drill: bin/eddy lab-wasmd ## drills a real SDK chain, and 1 GB of real blocks; SIZE=100 (MB) for a short one (minutes)
+	cd lab && SIZE=$(SIZE) EDDY_LAB_WASMD=$(WASMD) $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
 
 e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart chaos ## all of that against real systems (root; half an hour)
 
