@@ -87,10 +87,11 @@ type checker struct {
 
 	blocks *blockStore // nil: not opened
 	state  *stateStore // nil: not opened
+	codes  [][]byte    // hashes of the programs that the application knows
 }
 
 func (c *checker) run(ctx context.Context) error {
-	dbs, err := find(ctx, append([]Tree{{Dir: c.dir}}, c.o.Trees...))
+	dbs, blobs, err := find(ctx, append([]Tree{{Dir: c.dir}}, c.o.Trees...))
 	if err != nil {
 		return err
 	}
@@ -130,7 +131,10 @@ func (c *checker) run(ctx context.Context) error {
 	}
 	close, err := c.with(ctx, StageApp, c.home.app, c.checkApp)
 	defer close()
-	return err
+	if err != nil {
+		return err
+	}
+	return c.programs(ctx, blobs)
 }
 
 // Stage is what was being looked at.
@@ -222,6 +226,8 @@ type Proven struct {
 	Blocks  int64 `json:"blocks"`  // put together from parts that prove themselves
 	Stores  int64 `json:"stores"`  // of the SDK's application: in the app hash
 	Nodes   int64 `json:"nodes"`   // of its trees: have the hash that their parent says
+	// Programs of wasm contracts have the hash that they are named by.
+	Programs int64 `json:"programs"`
 }
 
 // Sound tells whether nothing was found.

@@ -28,8 +28,9 @@ const (
 	maxDepth = 12
 )
 
-// find finds the databases below a directory. It does not follow symlinks.
-func find(ctx context.Context, trees []Tree) (out []database, err error) {
+// find finds the databases, and the programs of wasm contracts, below a directory.
+// It does not follow symlinks.
+func find(ctx context.Context, trees []Tree) (out []database, blobs []blob, err error) {
 	var visit func(name, at string, depth int) error
 	visit = func(name, at string, depth int) error {
 		var m engine.Marks
@@ -43,6 +44,9 @@ func find(ctx context.Context, trees []Tree) (out []database, err error) {
 				subs = append(subs, e.Name())
 			case e.Type().IsRegular():
 				m.See(e.Name())
+				if full := path.Join(name, e.Name()); programHash(full) != "" {
+					blobs = append(blobs, blob{full, filepath.Join(at, e.Name())})
+				}
 				if !strings.HasSuffix(e.Name(), ".db") {
 					return nil
 				}
@@ -79,7 +83,7 @@ func find(ctx context.Context, trees []Tree) (out []database, err error) {
 		}
 	}
 	slices.SortFunc(out, func(a, b database) int { return strings.Compare(a.name, b.name) })
-	return out, err
+	return out, blobs, err
 }
 
 // home says which databases are which layer; nil: there is none.

@@ -296,6 +296,34 @@ func (t *tree) all(ctx context.Context, n *treeNode) error {
 	return t.all(ctx, right)
 }
 
+// between visits the leaves with from <= key < to. The key of an inner node is the
+// first one of its right side.
+func (t *tree) between(ctx context.Context, n *treeNode, from, to []byte, visit func(*treeNode)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if n.height == 0 {
+		if bytes.Compare(from, n.key) <= 0 && bytes.Compare(n.key, to) < 0 {
+			visit(n)
+			return t.leaf(n)
+		}
+		return nil
+	}
+	left, right, err := t.children(n)
+	if err != nil {
+		return err
+	}
+	if bytes.Compare(from, n.key) < 0 {
+		if err := t.between(ctx, left, from, to, visit); err != nil {
+			return err
+		}
+	}
+	if bytes.Compare(n.key, to) < 0 {
+		return t.between(ctx, right, from, to, visit)
+	}
+	return nil
+}
+
 // leaf sees that the node would read what the tree holds.
 func (t *tree) leaf(n *treeNode) error {
 	t.proven++

@@ -236,6 +236,11 @@ func (c *checker) store(ctx context.Context, db engine.DB, name string, s storeI
 			}
 		}
 	}
+	if err == nil && s.name == "wasm" {
+		proven := t.proven // counted by those above
+		err = t.between(ctx, root, codesFrom, codesTo, c.storedCode)
+		t.proven = proven
+	}
 	c.r.Proven.Nodes += t.proven
 	if isTree(err) {
 		c.fail(StageApp, TreeNode, where, "version %d: %v", s.version, err)

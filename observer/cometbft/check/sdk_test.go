@@ -2,10 +2,12 @@ package check
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,7 +52,27 @@ func sdkDump(t testing.TB, backend dbm.BackendType) *dump {
 	for _, db := range dbs {
 		must(t, db.Close())
 	}
+	dir := filepath.Join(home, "wasm/wasm/state/wasm")
+	must(t, os.MkdirAll(dir, 0o700))
+	for i, ext := range programs {
+		code := bytes.Repeat([]byte{0, 'a', 's', 'm', byte(i)}, 100_000)
+		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256(code))+ext), code, 0o600))
+	}
 	return &dump{t, chain{id: "wasm-check-1"}, home, backend}
+}
+
+// programs are the extensions of those in an SDK chain's dump: what an older and a
+// newer node has written.
+var programs = []string{"", ".wasm"}
+
+// program changes the program of a contract.
+func program(ext string, change func([]byte) []byte) func(*dump, int64) {
+	return func(d *dump, _ int64) {
+		all, err := filepath.Glob(filepath.Join(d.home, "wasm/wasm/state/wasm", "*"))
+		must(d, err)
+		i := slices.IndexFunc(all, func(name string) bool { return filepath.Ext(name) == ext })
+		d.rewrite(all[i], change)
+	}
 }
 
 // The numbers of the chain in testdata.
@@ -68,7 +90,7 @@ func TestSoundSDK(t *testing.T) {
 			if !r.Sound() || r.Grade != Clean || r.Opened != All || r.Kind != "sdk" || r.App != sdkHeight || r.Height != sdkHeight || len(r.Notes) > 0 {
 				t.Errorf("%s: %+v", kind, r)
 			}
-			if p.Stores != sdkStores || p.Nodes < 100 || deep && p.Nodes != 507 || p.Blocks != 6 || p.Headers != 6 || p.Commits != 6 {
+			if p.Stores != sdkStores || p.Nodes < 100 || deep && p.Nodes != 507 || p.Blocks != 6 || p.Headers != 6 || p.Commits != 6 || p.Programs != 2 {
 				t.Errorf("%s: proven %+v", kind, p)
 			}
 		}
@@ -191,6 +213,10 @@ func sdkHarms() []harm {
 				must(d, db.DeleteSync(append([]byte("s/k:staking/f"), leaf.key...)))
 			})
 		}, StageApp, TreeNode, Options{}},
+		{"a bit of a contract's program is flipped", program("", flip), StageApp, WasmHash, Options{}},
+		{"a bit of a newer contract's program is flipped", program(".wasm", flip), StageApp, WasmHash, Options{}},
+		{"a contract's program is cut short", program("", func(b []byte) []byte { return b[:len(b)-1] }), StageApp, WasmHash, Options{}},
+		{"a contract's program is empty", program(".wasm", func([]byte) []byte { return nil }), StageApp, WasmHash, Options{}},
 		{"a value too many where the node reads it", func(d *dump, _ int64) {
 			d.edit("application", func(db dbm.DB) { must(d, db.SetSync([]byte("s/k:bank/f\x02mint"), []byte{2, 1, '9'})) })
 		}, StageApp, TreeNode, Options{Deep: true}},

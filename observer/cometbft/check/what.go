@@ -43,6 +43,7 @@ const (
 	CommitInfo What = "commit-info" // the SDK's list of stores
 	StoreRoot  What = "store-root"  // the root of a store's tree
 	TreeNode   What = "tree-node"   // a node of a store's tree
+	WasmHash   What = "wasm-hash"   // a contract's program is not the one that it is named by
 
 	// What was expected.
 	ChainID   What = "chain-id"
