@@ -191,6 +191,8 @@ type Checked struct {
 	// Findings are what is wrong with the dump, a line each, the first found first.
 	Findings []string `json:"findings,omitempty"`
 	Hint     string   `json:"-"` // to the first finding, or to Unfinished
+	// At is where the dump is, as it says itself; nil: it does not.
+	At *Position `json:"-"`
 }
 
 // CheckedLayer is one part of a dump that is looked into by itself.
@@ -203,8 +205,8 @@ type CheckedLayer struct {
 
 // Checker is a replica whose dump can be looked into without a live node.
 type Checker interface {
-	// Check looks into a dump at a position, in a process of its own, and changes
-	// nothing. trees are where its files lie: of a sealed stage, or of a copy. What
+	// Check looks into a dump, which must be at a position unless that is the zero
+	// one, in a process of its own, and changes nothing. trees are where its files lie: of a sealed stage, or of a copy. What
 	// is wrong with the dump is in what it returns; an error means that nothing can
 	// be said.
 	Check(ctx context.Context, trees []snapshot.Tree, at Position) (Checked, error)

@@ -399,13 +399,7 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 // draft reads the position of a sealed stage and makes of it an attempt, which
 // from then on survives this run.
 func (b *Backup) draft(ctx context.Context, st *State, stage *snapshot.Stage, before observer.State, sum *Summary) (*sender, error) {
-	pos, err := b.Replica.Locate(ctx, stage, before)
-	if err != nil {
-		return nil, mark(ErrStage, err)
-	}
-	sum.Position, sum.Hash = pos.Index, fmt.Sprintf("%X", pos.Hash)
-	b.phase(st.ID, "sealed", "the dump is at height %d", pos.Index)
-	checked, err := b.check(ctx, stage, pos)
+	checked, pos, err := b.check(ctx, stage, before, sum)
 	if err != nil {
 		return nil, err
 	}

@@ -18,17 +18,41 @@ const (
 	OpenedNone     = "none"
 )
 
-// check looks into the dump before anything of it is sent: what is not sound is
-// refused with ErrProof.
-func (b *Backup) check(ctx context.Context, stage *snapshot.Stage, at observer.Position) (*uploader.Check, error) {
+// check looks into the dump before anything of it is sent, and says where it is:
+// what is not sound is refused with ErrProof.
+func (b *Backup) check(ctx context.Context, stage *snapshot.Stage, before observer.State, sum *Summary) (*uploader.Check, observer.Position, error) {
 	c, ok := b.Replica.(observer.Checker)
+	var r observer.Checked
+	if ok {
+		var err error
+		if r, err = c.Check(ctx, stage.Trees(), observer.Position{}); err != nil {
+			return nil, observer.Position{}, mark(ErrStage, err)
+		}
+	}
+	at := r.At
+	if at == nil && len(r.Findings) == 0 {
+		p, err := b.Replica.Locate(ctx, stage, before)
+		if err != nil {
+			return nil, p, mark(ErrStage, err)
+		}
+		at = &p
+	}
+	if at != nil {
+		sum.Position, sum.Hash = at.Index, fmt.Sprintf("%X", at.Hash)
+		b.phase(stage.ID(), "sealed", "the dump is at height %d", at.Index)
+	}
 	if !ok {
-		return nil, nil
+		return nil, *at, nil
 	}
-	r, err := c.Check(ctx, stage.Trees(), at)
+	out, err := b.sound(stage, r)
 	if err != nil {
-		return nil, mark(ErrStage, err)
+		return nil, observer.Position{}, err
 	}
+	return out, *at, nil
+}
+
+// sound tells what a look into the dump has shown, and makes an entry of it.
+func (b *Backup) sound(stage *snapshot.Stage, r observer.Checked) (*uploader.Check, error) {
 	if len(r.Findings) > 0 {
 		for _, f := range r.Findings[1:] {
 			b.Events.Emit(Warning{Text: "the dump is not sound: " + f})

@@ -22,6 +22,13 @@ type sight struct {
 	at    observer.Position
 }
 
+func (r *sight) Locate(ctx context.Context, st *snapshot.Stage, before observer.State) (observer.Position, error) {
+	if r.says.At != nil {
+		return observer.Position{}, errors.New("the look had told it")
+	}
+	return r.still.Locate(ctx, st, before)
+}
+
 func (r *sight) Check(_ context.Context, trees []snapshot.Tree, at observer.Position) (observer.Checked, error) {
 	r.trees, r.at = trees, at
 	return r.says, r.err
@@ -75,12 +82,27 @@ func TestWhatWasOpenedDecidesOnLatest(t *testing.T) {
 				!slices.Equal(got.Notes, c.says.Notes) || len(got.Layers) != len(c.says.Layers) || len(got.Layers) > 0 && got.Layers[0] != uploader.CheckedLayer(c.says.Layers[0]) {
 				t.Errorf("the manifest has %+v", got)
 			}
-			if len(r.trees) != 1 || !strings.HasPrefix(r.trees[0].Dir, x.replica.home) || r.at.Index != 11 {
+			if len(r.trees) != 1 || !strings.HasPrefix(r.trees[0].Dir, x.replica.home) || r.at.Index != 0 {
 				t.Errorf("it was asked about %+v at %+v", r.trees, r.at)
 			}
 			x.restored(sum.ID)
 			x.leavings()
 		})
+	}
+}
+
+// Where the look tells where the dump is, nobody else is asked.
+func TestTheLookTellsThePosition(t *testing.T) {
+	x := newBench(t)
+	at := observer.Position{Kind: "cometbft", Incarnation: "g", Index: 17, Hash: []byte{0xAB}, HashKind: "app_hash", Consistency: "stopped"}
+	r := &sight{still: x.replica, says: observer.Checked{Opened: "all", Grade: "clean", At: &at}}
+	sum, err := x.backup(func(b *Backup) { b.Replica = r })
+	if err != nil || sum.Position != 17 || sum.Hash != "AB" || !x.told.has("the dump is at height 17") {
+		t.Fatalf("%+v, %v, told %q", sum, err, x.told.lines)
+	}
+	b, err := x.catalog.Select(t.Context(), sum.ID)
+	if err != nil || b.Manifest.Position.Index != 17 || b.Manifest.Position.Consistency != "stopped" {
+		t.Errorf("%+v, %v", b.Manifest, err)
 	}
 }
 

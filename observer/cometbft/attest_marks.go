@@ -6,10 +6,10 @@ import (
 	"strconv"
 	"strings"
 
-	cmtstate "github.com/cometbft/cometbft/proto/tendermint/state"
 	"github.com/cometbft/cometbft/types"
 
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/cometbft/check"
 )
 
 // The marks of a position (observer.Position). Hashes are in hex.
@@ -20,22 +20,17 @@ const (
 	markValidators = "validators_hash" // of the set that signed that block
 )
 
-// stateMarks are those of a state that a dump holds. A state whose validators cannot be
-// read has none: nobody can be asked about it.
-func stateMarks(s *cmtstate.State) map[string]string {
-	if s.LastBlockHeight == 0 || s.LastValidators == nil {
+// marksOf are those of a dump whose state was read. A state whose validators cannot
+// be read has none: nobody can be asked about it.
+func marksOf(r check.Report) map[string]string {
+	if r.Parts == "" {
 		return nil
 	}
-	vals, err := types.ValidatorSetFromProto(s.LastValidators)
-	if err != nil {
-		return nil
-	}
-	parts := s.LastBlockID.PartSetHeader
 	return map[string]string{
-		markChain:      s.ChainID,
-		markBlock:      hex.EncodeToString(s.LastBlockID.Hash),
-		markParts:      fmt.Sprintf("%d:%x", parts.Total, parts.Hash),
-		markValidators: hex.EncodeToString(vals.Hash()),
+		markChain:      r.ChainID,
+		markBlock:      hex.EncodeToString(r.BlockHash),
+		markParts:      r.Parts,
+		markValidators: hex.EncodeToString(r.Validators),
 	}
 }
 

@@ -49,7 +49,7 @@ func newHistory(t *testing.T) history {
 	o.stop()
 	l := layoutOf(t, homes[1].Dir, nil)
 	st := staged(t, l)
-	h.p, err = l.Locate(t.Context(), st)
+	h.p, err = l.Locate(t.Context(), st, Offline{})
 	must(t, err)
 	for _, n := range []*running{h.validator, h.forked, h.stranger} {
 		n.reach(int64(h.p.Index) + 2)
@@ -219,7 +219,7 @@ func TestAttestWaitsForTheNextBlock(t *testing.T) {
 	o.stop()
 	l := layoutOf(t, homes[1].Dir, nil)
 	st := staged(t, l)
-	p, err := l.Locate(t.Context(), st)
+	p, err := l.Locate(t.Context(), st, Offline{})
 	must(t, err)
 	var asked atomic.Int64
 	counted := between(t, v.RPC, func(_ call, b []byte) []byte { asked.Add(1); return b })

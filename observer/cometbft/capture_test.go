@@ -19,13 +19,14 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer/cometbft/engine"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
 // backends are the engines of this build that link.
 func backends() map[dbm.BackendType]Engine {
 	m := map[dbm.BackendType]Engine{dbm.GoLevelDBBackend: GoLevelDB}
-	if readerOf(Pebble) != nil {
+	if engine.CanOpen(Pebble) {
 		m[dbm.PebbleDBBackend] = Pebble
 	}
 	return m
@@ -184,7 +185,7 @@ func TestBoltFilesAreKnownAndTheirLockIsHeeded(t *testing.T) {
 	}
 	must(t, db.Close(), l.Capture(t.Context(), st), st.Seal(t.Context()))
 	same(t, "taken", []string{"data dir", "data/state.db copy", "data/text.db copy"}, taken(t, st))
-	if _, err := l.Tip(t.Context(), st); !errors.Is(err, ErrNoPosition) {
+	if _, err := l.Tip(t.Context(), st, Offline{}); !errors.Is(err, ErrNoPosition) {
 		t.Errorf("position of a bolt database: %v, want ErrNoPosition", err)
 	}
 	db, err = bbolt.Open(file, 0o600, &bbolt.Options{Timeout: time.Second})

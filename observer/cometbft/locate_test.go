@@ -48,7 +48,7 @@ func TestLocateReadsTheDumpAndLeavesItAlone(t *testing.T) {
 			l := layoutOf(t, home, nil)
 			st := staged(t, l)
 			before := sums(t, st)
-			p, err := l.Locate(t.Context(), st)
+			p, err := l.Locate(t.Context(), st, Offline{})
 			must(t, err)
 			want, err := Incarnation(home)
 			must(t, err)
@@ -56,7 +56,7 @@ func TestLocateReadsTheDumpAndLeavesItAlone(t *testing.T) {
 				p.Consistency != "stopped" || !p.Time.Equal(time.Unix(1800000000, 7)) {
 				t.Errorf("%s: position %+v", engine, p)
 			}
-			tip, err := l.Tip(t.Context(), st)
+			tip, err := l.Tip(t.Context(), st, Offline{})
 			must(t, err)
 			if tip.ChainID != "eddy-test" || tip.Engine != engine || !bytes.Equal(tip.BlockHash, bytes.Repeat([]byte{9}, 32)) {
 				t.Errorf("%s: tip %+v", engine, tip)
@@ -86,7 +86,7 @@ func TestLocateTellsNoPositionFromABadDump(t *testing.T) {
 	home := chainHome(t, dbm.GoLevelDBBackend, "", 42)
 	put(t, home, map[string]string{"config/genesis.json": strings.Replace(testGenesis, "eddy-test", "other", 1)})
 	l := layoutOf(t, home, nil)
-	if _, err := l.Locate(t.Context(), staged(t, l)); err == nil || errors.Is(err, ErrNoPosition) || !strings.Contains(err.Error(), "other") {
+	if _, err := l.Locate(t.Context(), staged(t, l), Offline{}); err == nil || errors.Is(err, ErrNoPosition) || !strings.Contains(err.Error(), "other") {
 		t.Errorf("another chain's genesis: %v", err)
 	}
 
@@ -99,7 +99,7 @@ func TestLocateTellsNoPositionFromABadDump(t *testing.T) {
 			must(t, os.WriteFile(m, []byte("this is no manifest, whatever its name says"), 0o600))
 		}
 		l = layoutOf(t, home, nil)
-		if _, err := l.Tip(t.Context(), staged(t, l)); err == nil || errors.Is(err, ErrNoPosition) {
+		if _, err := l.Tip(t.Context(), staged(t, l), Offline{}); err == nil || errors.Is(err, ErrNoPosition) {
 			t.Errorf("%s with a broken manifest: %v, want an error that is not ErrNoPosition", engine, err)
 		}
 	}
@@ -108,7 +108,7 @@ func TestLocateTellsNoPositionFromABadDump(t *testing.T) {
 	home = t.TempDir()
 	put(t, home, map[string]string{"data/x": "", "config/genesis.json": testGenesis})
 	l = layoutOf(t, home, nil)
-	if _, err := l.Locate(t.Context(), staged(t, l)); !errors.Is(err, ErrNoPosition) {
+	if _, err := l.Locate(t.Context(), staged(t, l), Offline{}); !errors.Is(err, ErrNoPosition) {
 		t.Errorf("no state.db: %v, want ErrNoPosition", err)
 	}
 	for name, value := range map[string][]byte{"empty": nil, "other": []byte("\x0a\x08amino...")} {
@@ -121,32 +121,14 @@ func TestLocateTellsNoPositionFromABadDump(t *testing.T) {
 		}
 		must(t, db.Close())
 		l = layoutOf(t, home, nil)
-		if _, err := l.Locate(t.Context(), staged(t, l)); !errors.Is(err, ErrNoPosition) {
+		if _, err := l.Locate(t.Context(), staged(t, l), Offline{}); !errors.Is(err, ErrNoPosition) {
 			t.Errorf("%s: %v, want ErrNoPosition", name, err)
 		}
 	}
 	home = t.TempDir()
 	put(t, home, map[string]string{"data/state.db/IDENTITY": "i", "data/state.db/CURRENT": "c", "config/genesis.json": testGenesis})
 	l = layoutOf(t, home, nil)
-	if _, err := l.Locate(t.Context(), staged(t, l)); !errors.Is(err, ErrNoPosition) || !strings.Contains(err.Error(), "rocksdb") {
+	if _, err := l.Locate(t.Context(), staged(t, l), Offline{}); !errors.Is(err, ErrNoPosition) || !strings.Contains(err.Error(), "rocksdb") {
 		t.Errorf("rocksdb: %v, want ErrNoPosition that names it", err)
 	}
-}
-
-func TestAPanickingEngineIsAnError(t *testing.T) {
-	_, err := guarded(func(string, []byte) ([]byte, error) { panic("index out of range") }, "", nil)
-	if err == nil || !strings.Contains(err.Error(), "index out of range") {
-		t.Errorf("got %v", err)
-	}
-}
-
-func FuzzParseState(f *testing.F) {
-	f.Add([]byte("\x12\x09eddy-test\x18\x2a"))
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		tip, err := parseState(b)
-		if err == nil && (tip.ChainID == "" || tip.Height < 0) || err != nil && !errors.Is(err, ErrNoPosition) {
-			t.Fatalf("%+v, %v", tip, err)
-		}
-	})
 }

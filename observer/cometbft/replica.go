@@ -183,7 +183,7 @@ func hostPort(u *url.URL) string {
 // Where the dump's engine cannot be opened here, what the node said before the
 // hold stands, and Consistency says so.
 func (r *Replica) Locate(ctx context.Context, st *snapshot.Stage, before observer.State) (observer.Position, error) {
-	p, err := r.layout.Locate(ctx, st)
+	p, err := r.layout.Locate(ctx, st, r.o.Offline)
 	if errors.Is(err, ErrNoPosition) {
 		return before.Position, nil
 	}

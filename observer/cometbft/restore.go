@@ -226,15 +226,10 @@ func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at 
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotDir) {
 			continue
 		}
-		open := readerOf(kind)
-		if err != nil || open == nil {
+		if err != nil || !engine.CanOpen(kind) {
 			return err
 		}
-		value, err := guarded(open, dir, []byte("stateKey"))
-		var tip Tip
-		if err == nil {
-			tip, err = parseState(value)
-		}
+		tip, err := r.o.Offline.tip(ctx, dir)
 		switch {
 		case errors.Is(err, ErrNoPosition):
 			return nil

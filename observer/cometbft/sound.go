@@ -17,7 +17,7 @@ import (
 
 // Offline says how dumps are looked into offline.
 type Offline struct {
-	// Argv starts a process that calls check.Child.
+	// Argv starts a process that calls check.Child; empty: this process looks itself.
 	Argv []string
 	// Memory is what that process may have, bytes; 0: check.DefaultMemory.
 	Memory uint64
@@ -41,10 +41,34 @@ func (r *Replica) Check(ctx context.Context, trees []snapshot.Tree, at observer.
 	if st, err := os.Stat(r.layout.bases[0].genesis); err == nil && st.Size() <= maxGenesis {
 		began = &check.Genesis{ChainID: g.ChainID, Time: g.Time, InitialHeight: g.InitialHeight}
 	}
-	return r.o.Offline.Check(ctx, trees, g.ChainID, began, at, true)
+	c, err := r.o.Offline.Check(ctx, trees, g.ChainID, began, at, true)
+	if c.At != nil {
+		c.At.Incarnation = g.Incarnation()
+	}
+	return c, err
 }
 
-// Check looks into the dump of a node of a chain. began is how the chain's history
+// errLong: a look was given up.
+var errLong = errors.New("it took longer than it may")
+
+// run looks into a directory, for as long as it may.
+func (o Offline) run(ctx context.Context, dir string, q check.Options) (r check.Report, err error) {
+	limit := cmp.Or(o.Within, checkWithin)
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if len(o.Argv) > 0 {
+		r, err = check.InChild(within, o.Argv, o.Memory, dir, q)
+	} else {
+		r, err = check.Run(within, dir, q)
+	}
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %s", errLong, limit)
+	}
+	return r, err
+}
+
+// Check looks into the dump of a node of a chain. chainID is what it must be of, ""
+// where that is not known; began is how the chain's history
 // began, nil where that is not known; audited that its tables are known to be there.
 func (o Offline) Check(ctx context.Context, trees []snapshot.Tree, chainID string, began *check.Genesis, at observer.Position, audited bool) (observer.Checked, error) {
 	if len(trees) == 0 {
@@ -57,13 +81,10 @@ func (o Offline) Check(ctx context.Context, trees []snapshot.Tree, chainID strin
 	for _, t := range trees[1:] {
 		q.Trees = append(q.Trees, check.Tree(t))
 	}
-	limit := cmp.Or(o.Within, checkWithin)
-	within, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	r, err := check.InChild(within, o.Argv, o.Memory, trees[0].Dir, q)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+	r, err := o.run(ctx, trees[0].Dir, q)
+	if errors.Is(err, errLong) {
 		return observer.Checked{
-			Opened: string(check.None), Unfinished: fmt.Sprintf("it took longer than %s", limit), Seconds: limit.Seconds(),
+			Opened: string(check.None), Unfinished: err.Error(), Seconds: cmp.Or(o.Within, checkWithin).Seconds(),
 			Hint: "look at the disk below the node's home, and what else works on it",
 		}, nil
 	}
@@ -75,6 +96,10 @@ func (o Offline) Check(ctx context.Context, trees []snapshot.Tree, chainID strin
 
 func checked(r check.Report) (observer.Checked, error) {
 	out := observer.Checked{Opened: string(r.Opened), Grade: string(r.Grade), Notes: r.Notes, Seconds: r.Seconds, Peak: r.Peak}
+	if r.Located {
+		at := tipOf(r).position()
+		out.At = &at
+	}
 	for _, l := range r.Layers {
 		out.Layers = append(out.Layers, observer.CheckedLayer{Name: string(l.Stage), Engine: l.Engine, Opened: l.Opened, Said: l.Said})
 	}

@@ -3,6 +3,7 @@ package cometbft
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,10 +31,28 @@ func TestALookThatDoesNotEnd(t *testing.T) {
 	}
 }
 
+// Where a process that should tell the position could not, nothing is known; the
+// dump may be all right.
+func TestATipThatNobodyTells(t *testing.T) {
+	for name, o := range map[string]Offline{
+		"no time":   {Argv: []string{"/bin/sleep", "600"}, Within: 100 * time.Millisecond},
+		"no memory": {Argv: []string{"/bin/sh", "-c", "kill -9 $$"}},
+	} {
+		if tip, err := o.tip(t.Context(), t.TempDir()); !errors.Is(err, ErrNoPosition) {
+			t.Errorf("%s: %+v, %v", name, tip, err)
+		}
+	}
+	o := Offline{Argv: []string{"/bin/sh", "-c", "echo index out of range >&2; exit 2"}}
+	if tip, err := o.tip(t.Context(), t.TempDir()); err == nil || errors.Is(err, ErrNoPosition) || !strings.Contains(err.Error(), "index out of range") {
+		t.Errorf("it ended: %+v, %v", tip, err)
+	}
+}
+
 // What a report says is kept; only a process that had too little memory is no
 // finding.
 func TestWhatAReportMeans(t *testing.T) {
 	got, err := checked(check.Report{
+		Located: true, ChainID: "c", Height: 7, AppHash: []byte{1}, Time: time.Unix(9, 0), BlockHash: []byte{2}, Parts: "1:03", Validators: []byte{4},
 		Opened: check.All, Grade: check.Broken, Notes: []string{"n"}, Seconds: 2, Peak: 3, Proven: check.Proven{Blocks: 12},
 		Layers: []check.Layer{{Stage: check.StageState, Name: "data/state.db", Engine: "goleveldb", Opened: true, Said: "said"}},
 		Findings: []check.Finding{
@@ -44,6 +63,10 @@ func TestWhatAReportMeans(t *testing.T) {
 		Opened: "all", Grade: "broken", Notes: []string{"n"}, Seconds: 2, Peak: 3, Proven: map[string]int64{"blocks": 12},
 		Layers:   []observer.CheckedLayer{{Name: "state", Engine: "goleveldb", Opened: true, Said: "said"}},
 		Findings: []string{"app: app-hash: app: d", "app: app-behind: : "}, Hint: "h",
+		At: &observer.Position{
+			Kind: "cometbft", Index: 7, Hash: []byte{1}, HashKind: "app_hash", Time: time.Unix(9, 0), Consistency: "stopped",
+			Marks: map[string]string{"chain_id": "c", "block_hash": "02", "part_set": "1:03", "validators_hash": "04"},
+		},
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)

@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +39,9 @@ type Options struct {
 	Deep bool `json:"deep,omitempty"`
 	// Trees are directories of the dump that lie elsewhere than below its own.
 	Trees []Tree `json:"trees,omitempty"`
+	// TipOnly looks at nothing but what a state store says of its last block: the
+	// directory is that database's own. What else is asked is passed over.
+	TipOnly bool `json:"tip_only,omitempty"`
 	// NoTables leaves out the comparison of each database's files with its own list
 	// of tables, for a dump that has just been audited.
 	NoTables bool `json:"no_tables,omitempty"`
@@ -91,6 +95,9 @@ type checker struct {
 }
 
 func (c *checker) run(ctx context.Context) error {
+	if c.o.TipOnly {
+		return c.tip(ctx)
+	}
 	dbs, blobs, err := find(ctx, append([]Tree{{Dir: c.dir}}, c.o.Trees...))
 	if err != nil {
 		return err
@@ -135,6 +142,18 @@ func (c *checker) run(ctx context.Context) error {
 		return err
 	}
 	return c.programs(ctx, blobs)
+}
+
+// tip reads the state store alone.
+func (c *checker) tip(ctx context.Context) error {
+	kind, err := engine.Detect(c.dir)
+	if err != nil {
+		return err
+	}
+	c.o = Options{}
+	close, err := c.with(ctx, StageState, &database{filepath.Base(c.dir), c.dir, kind}, c.openState)
+	close()
+	return err
 }
 
 // Stage is what was being looked at.
@@ -210,7 +229,14 @@ type Report struct {
 	Time      time.Time `json:"time,omitzero"`    // of the block at Height
 	BlockHash []byte    `json:"block_hash,omitempty"`
 	AppHash   []byte    `json:"app_hash,omitempty"` // after the block at Height
-	Kind      string    `json:"app_kind,omitempty"` // "sdk", "kvstore"; "": not known
+	// Located: Height, Time, BlockHash and AppHash are what the state store says, and
+	// so are Parts, "number:hash" of that block's parts, and Validators, the hash of
+	// the set that signed it.
+	Located    bool   `json:"located,omitempty"`
+	Parts      string `json:"parts,omitempty"`
+	Validators []byte `json:"validators,omitempty"`
+
+	Kind string `json:"app_kind,omitempty"` // "sdk", "kvstore"; "": not known
 
 	Proven  Proven  `json:"proven"`
 	Seconds float64 `json:"seconds"`

@@ -3,9 +3,11 @@ package check
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cosmos/gogoproto/proto"
@@ -52,13 +54,23 @@ func (c *checker) openState(_ context.Context, db engine.DB) error {
 	c.state = &stateStore{db: db, name: name, State: *s}
 	c.r.ChainID, c.r.Height, c.r.AppHash = s.ChainID, s.LastBlockHeight, s.AppHash
 	c.r.BlockHash, c.r.Time = s.LastBlockID.Hash, s.LastBlockTime.UTC()
+	c.r.Located = true
+	if s.LastBlockHeight > 0 && !s.LastValidators.IsNilOrEmpty() {
+		parts := s.LastBlockID.PartSetHeader
+		c.r.Parts, c.r.Validators = fmt.Sprintf("%d:%x", parts.Total, []byte(parts.Hash)), s.LastValidators.Hash()
+	}
 	c.said(true, "the state after block %d of %s", s.LastBlockHeight, s.ChainID)
 	return c.expected()
 }
 
-// parseState reads a state as CometBFT would. It may panic, as CometBFT's own
-// reader does over keys of mixed kinds.
-func parseState(value []byte) (*sm.State, error) {
+// parseState reads a state as CometBFT would, whose own reader panics over some.
+// Older generations wrote another encoding, some of which parses by accident.
+func parseState(value []byte) (_ *sm.State, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("its state makes no sense: %v", p)
+		}
+	}()
 	var pb cmtstate.State
 	if err := proto.Unmarshal(value, &pb); err != nil {
 		return nil, fmt.Errorf("its state cannot be read: %w", err)
@@ -68,8 +80,10 @@ func parseState(value []byte) (*sm.State, error) {
 		return nil, fmt.Errorf("its state makes no sense: %w", err)
 	}
 	switch {
-	case s.ChainID == "":
+	case s.ChainID == "" || strings.ContainsFunc(s.ChainID, func(r rune) bool { return r < ' ' || r > '~' }):
 		return nil, fmt.Errorf("its state names no chain")
+	case s.LastBlockHeight > 0 && len(s.LastBlockID.Hash) != sha256.Size:
+		return nil, fmt.Errorf("its state names no block")
 	case s.LastBlockHeight < 0:
 		return nil, fmt.Errorf("its state is at height %d", s.LastBlockHeight)
 	}
