@@ -212,6 +212,22 @@ type Checker interface {
 	Check(ctx context.Context, trees []snapshot.Tree, at Position) (Checked, error)
 }
 
+// Looker looks into dumps of its kind that lie anywhere. It needs no replica.
+type Looker interface {
+	Checker
+	// Needs begins to find out what Check reads of one dump.
+	Needs() Needs
+}
+
+// Needs tells how much of a dump's files is read. It is not for many goroutines.
+type Needs interface {
+	// See is told the name of each file, with slashes, before Head is asked.
+	See(name string)
+	// Head is how many bytes of a file's beginning are read; what is behind them may
+	// be a hole. Where ok is false the file need not be there.
+	Head(name string) (bytes int64, ok bool)
+}
+
 // Holder is a replica that must stand still to be captured.
 type Holder interface {
 	// Gate returns nil when it is safe to stop the replica right now, an error

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"math"
 	"path"
 	"runtime"
 	"sync/atomic"
@@ -39,6 +40,9 @@ type Report struct {
 	KeptFiles, KeptBytes int64 // of these: there before, from an extraction that was cut short
 	Fetched              int64 // bytes of frames that were read from the volumes
 }
+
+// ErrNoRoom: there is less free than an archive needs. Nothing was written.
+var ErrNoRoom = errors.New("there is no room")
 
 // spare is the share of the filesystem's free space that an extraction leaves
 // for what it cannot foresee (directories, the journal): one in so many.
@@ -121,6 +125,7 @@ type extraction struct {
 	off    int64     // content bytes of it so far
 	sum    hash.Hash // nil where its first pieces were not read, as it is kept
 	file   *fsx.File // nil where the file was not wanted, or is kept
+	upTo   int64     // of that file's bytes are written
 
 	dirs  []Entry // rights and times are set at the end, deepest first
 	links []Entry // made at the end: nothing can be written through them
@@ -155,16 +160,18 @@ func (x *extraction) readIndexes(ctx context.Context, vols []VolumeSource) error
 				if e.Type == TypeFile && p.Off == 0 {
 					x.files++
 				}
-				if !x.wanted(e.Name) {
+				head, ok := x.head(e.Name)
+				if !ok || x.verify != nil && e.Type != TypeFile {
 					continue
 				}
-				x.total += p.Len
+				written := max(0, min(p.Len, head-p.Off))
+				x.total += written
 				if p.Off == 0 {
 					x.names++
 				}
 				if len(x.places) > 0 { // not when it is only measured
 					at, _ := x.at(e.Name)
-					at.bytes += p.Len
+					at.bytes += written
 					if p.Off == 0 {
 						at.names++
 					}
@@ -209,15 +216,28 @@ func (x *extraction) preflight() error {
 			return err
 		}
 		if n.bytes > free-free/spare {
-			return hint.Add(fmt.Errorf("%s has %d MiB free, the backup needs %d MiB", n.dir, free>>20, (n.bytes>>20)+1), "make room, or restore to a larger filesystem; nothing was written")
+			return hint.Add(fmt.Errorf("%w: %s has %d MiB free, the backup needs %d MiB", ErrNoRoom, n.dir, free>>20, (n.bytes>>20)+1), "make room, or restore to a larger filesystem; nothing was written")
 		}
 		if inodes >= 0 && n.names > inodes {
-			return hint.Add(fmt.Errorf("%s has %d inodes left, the backup needs %d", n.dir, inodes, n.names), "restore to a filesystem with more inodes; nothing was written")
+			return hint.Add(fmt.Errorf("%w: %s has %d inodes left, the backup needs %d", ErrNoRoom, n.dir, inodes, n.names), "restore to a filesystem with more inodes; nothing was written")
 		}
 	}
 	return nil
 }
 
+// head is how much of a file is written, and whether anything of it is.
+func (x *extraction) head(name string) (int64, bool) {
+	switch {
+	case x.verify == nil:
+		return math.MaxInt64, x.wanted(name)
+	case x.verify.Into == nil:
+		return 0, false
+	}
+	n, ok := x.verify.Into.Head(name)
+	return max(0, n), ok
+}
+
+// wanted tells whether a name is extracted; nothing is where it is only verified.
 func (x *extraction) wanted(name string) bool {
 	if x.verify != nil {
 		return false

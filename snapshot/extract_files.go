@@ -167,6 +167,16 @@ func (x *extraction) endFile(e Entry) error {
 	return nil
 }
 
+// endPick ends a file of which a part may be missing.
+func (x *extraction) endPick(e Entry) error {
+	if e.Sparse || x.upTo < e.Size {
+		if err := x.file.Truncate(e.Size); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", e.Name, err), x.closeFile())
+		}
+	}
+	return x.closeFile()
+}
+
 func (x *extraction) own(chown func(uid, gid int) error, e Entry) error {
 	o := Owner{e.UID, e.GID}
 	if x.o.Owner != nil {

@@ -241,14 +241,16 @@ func (x *extraction) piece(v VolumeSource, p IndexEntry, e Entry, content []byte
 		x.number++
 	}
 	kept := x.kept.has(x.number - 1)
-	want := !kept && x.wanted(e.Name)
-	if p.Off == 0 && want {
-		if err := x.create(v, e); err != nil {
-			return err
+	if p.Off == 0 && !kept {
+		head, ok := x.head(e.Name)
+		if x.upTo = head; ok {
+			if err := x.create(v, e); err != nil {
+				return err
+			}
 		}
 	}
-	if x.file != nil {
-		if err := x.put(content, p.Off, e.Sparse); err != nil {
+	if n := min(p.Len, x.upTo-p.Off); x.file != nil && n >= 0 {
+		if err := x.put(content[:n], p.Off, e.Sparse); err != nil {
 			return fmt.Errorf("write %s: %w", e.Name, err)
 		}
 		x.done += p.Len
@@ -277,6 +279,9 @@ func (x *extraction) piece(v VolumeSource, p IndexEntry, e Entry, content []byte
 	if x.file == nil {
 		return nil
 	}
+	if x.verify != nil {
+		return x.endPick(e)
+	}
 	x.report.Files++
 	x.report.Bytes += e.Size
 	if err := x.endFile(e); err != nil {
@@ -288,6 +293,9 @@ func (x *extraction) piece(v VolumeSource, p IndexEntry, e Entry, content []byte
 
 // noFile deals with a directory or a link.
 func (x *extraction) noFile(v VolumeSource, e Entry) error {
+	if x.verify != nil && x.verify.Into != nil && e.Type == TypeDir { // that it is there may matter
+		return x.mkdir(v, e.Name)
+	}
 	if !x.wanted(e.Name) {
 		return nil
 	}

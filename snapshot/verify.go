@@ -12,6 +12,8 @@ import (
 	"path"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
 )
 
 // VerifyOptions say how far an archive is read back.
@@ -28,9 +30,44 @@ type VerifyOptions struct {
 	// Damaged is told of each frame that is not what its index says; reading goes on
 	// behind it. It is called from one goroutine.
 	Damaged func(FrameDamage)
+	// Into, where set, gets what somebody wants to look at, in the same pass. Share is
+	// 1 then.
+	Into *Pick
 
 	left, need int64 // frames that are still to be looked at, and to be chosen of them
 	pick       *rand.Rand
+}
+
+// Pick is where what is picked of an archive goes, and what that is. It is for a
+// look, not to be kept: owners, rights, times and links are left out, and nothing is
+// made durable.
+type Pick struct {
+	FS  fsx.FS
+	Dir string // exists, and is empty
+	// See, where set, is told the name of every file before Head is asked.
+	See func(name string)
+	// Head says how many bytes of a file are written; the rest, up to its size, is a
+	// hole. Where ok is false there is not even its name.
+	Head func(name string) (n int64, ok bool)
+}
+
+func (p *Pick) see(indexes []*Index) error {
+	if p.See == nil {
+		return nil
+	}
+	for _, ix := range indexes {
+		for f, err := range ix.Frames() {
+			if err != nil {
+				return err
+			}
+			for _, e := range f.Entries {
+				if e.Type == TypeFile && e.Off == 0 {
+					p.See(e.entry().Name)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // FrameDamage is a frame that is not what its index says.
@@ -55,7 +92,9 @@ const maxDamageNames = 3
 // Verify fetches frames of an archive and compares each with its index: its
 // checksum, what it decodes to, by the content checksum that every decoder looks
 // at, the headers, the pieces and the ID; and, where all of a file's frames are
-// read, the file's hash. It writes nothing. Every stored byte is fetched once, its
+// read, the file's hash. It writes nothing but what Into picks, for which there must
+// be room before the first byte is fetched (ErrNoRoom); behind a damaged frame no
+// more is picked. Every stored byte is fetched once, its
 // memory does not grow with the archive. An error with ErrCorrupt means that
 // frames are damaged, or that the volumes are none of one archive.
 func Verify(ctx context.Context, o VerifyOptions) (rep VerifyReport, err error) {
@@ -64,8 +103,23 @@ func Verify(ctx context.Context, o VerifyOptions) (rep VerifyReport, err error) 
 		vols = append(vols, ix.vol)
 	}
 	x := &extraction{o: ExtractOptions{Workers: max(1, o.Workers)}, verify: &o}
+	if o.Into != nil {
+		x.o.FS, x.o.Dir = o.Into.FS, o.Into.Dir
+		if err := x.open(); err != nil {
+			return rep, err
+		}
+		defer func() { err = errors.Join(err, x.closeFile(), x.close()) }()
+		if err := o.Into.see(o.Indexes); err != nil {
+			return rep, err
+		}
+	}
 	if err := x.readIndexes(ctx, vols); err != nil {
 		return rep, err
+	}
+	if o.Into != nil {
+		if err := x.preflight(); err != nil {
+			return rep, err
+		}
 	}
 	for _, ix := range x.indexes {
 		for _, err := range ix.Frames() {
@@ -152,7 +206,12 @@ func (x *extraction) tell(ix *Index, f IndexFrame, err error) error {
 	if err == nil || x.verify == nil || !errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	x.lost++
+	if x.lost++; x.verify.Into != nil { // what was picked is of no use
+		x.verify.Into = nil
+		if cerr := x.closeFile(); cerr != nil {
+			return cerr
+		}
+	}
 	if x.verify.Damaged != nil {
 		d := FrameDamage{Volume: ix.vol.Name, Off: f.Off, Err: err}
 		for _, p := range f.Entries {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/eddy-backup/eddy/internal/crc"
+	"github.com/eddy-backup/eddy/internal/hint"
 )
 
 // proofOf is an archive of several volumes with a file that is cut, and its indexes.
@@ -74,6 +76,81 @@ func tapped(vols [][]byte, read *atomic.Int64) []VolumeSource {
 type counter struct{ n *atomic.Int64 }
 
 func (c counter) Write(b []byte) (int, error) { c.n.Add(int64(len(b))); return len(b), nil }
+
+// What is picked comes out of the same pass: whole, the beginning, the size alone, or
+// not at all.
+func TestVerifyPicks(t *testing.T) {
+	var read atomic.Int64
+	vols := proofOf(t)
+	indexes := indexesOf(t, tapped(vols, &read))
+	read.Store(0)
+	dir := t.TempDir()
+	head := map[string]int64{"0.ldb": math.MaxInt64, "1.ldb": 1000, "2.ldb": 0, "large.log": 9 << 20, "3.ldb": -1}
+	var seen []string
+	pick := &Pick{
+		Dir: dir, See: func(name string) { seen = append(seen, name) },
+		Head: func(name string) (int64, bool) { n, ok := head[name]; return n, ok && len(seen) == 7 },
+	}
+	rep, err := Verify(t.Context(), VerifyOptions{Indexes: indexes, Share: 1, Workers: 2, Into: pick})
+	if err != nil || rep.Damaged > 0 || rep.BytesRead != rep.Bytes || read.Load() != rep.Bytes {
+		t.Fatalf("%+v, %v, read %d", rep, err, read.Load())
+	}
+	whole := t.TempDir()
+	if _, err := Extract(t.Context(), sources(vols), ExtractOptions{Dir: whole}); err != nil {
+		t.Fatal(err)
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil || len(names) != len(head) {
+		t.Errorf("there are %v, %v", names, err)
+	}
+	for name, n := range head {
+		want, err := os.ReadFile(filepath.Join(whole, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(dir, name))
+		clear(want[min(max(0, n), int64(len(want))):])
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, want %d of %d: %v", name, len(got), n, len(want), err)
+		}
+	}
+}
+
+// Behind damage nothing more is picked, and all else is still looked at.
+func TestVerifyPicksNothingBehindDamage(t *testing.T) {
+	vols := proofOf(t)
+	vols[0] = bytes.Clone(vols[0])
+	vols[0][100] ^= 1
+	dir := t.TempDir()
+	pick := &Pick{Dir: dir, Head: func(string) (int64, bool) { return math.MaxInt64, true }}
+	rep, err := Verify(t.Context(), VerifyOptions{Indexes: indexesOf(t, sources(vols)), Share: 1, Into: pick})
+	if !errors.Is(err, ErrCorrupt) || rep.Damaged != 1 || rep.FramesRead != rep.Frames {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) > 1 {
+		t.Errorf("there are %v, %v", names, err)
+	}
+}
+
+// Room is asked for before anything is fetched, and only for what is written.
+func TestVerifyPicksWhereThereIsRoom(t *testing.T) {
+	vols := sources(proofOf(t))
+	pick := &Pick{Dir: t.TempDir(), Head: func(name string) (int64, bool) { return 9 << 20, name == "large.log" || name == "0.ldb" }}
+	x := &extraction{o: ExtractOptions{Dir: pick.Dir}, verify: &VerifyOptions{Indexes: indexesOf(t, vols), Into: pick}}
+	if err := errors.Join(x.open(), x.readIndexes(t.Context(), vols), x.preflight()); err != nil {
+		t.Fatal(err)
+	}
+	if at := x.places[0]; at.bytes != 9<<20+300<<10 || at.names != 2 {
+		t.Errorf("it would need %d bytes and %d names", at.bytes, at.names)
+	}
+	x.places[0].bytes = 1 << 60
+	if err := x.preflight(); !errors.Is(err, ErrNoRoom) || hint.Of(err) == "" {
+		t.Error(err)
+	}
+	if err := x.close(); err != nil {
+		t.Error(err)
+	}
+}
 
 func TestVerifyReadsEveryByteOnce(t *testing.T) {
 	var read atomic.Int64

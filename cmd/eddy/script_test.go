@@ -302,6 +302,12 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 				ts.Fatalf("%v\nthe replica: %s\nthe validator: %s", err, tail(ts.MkAbs("node.log")), tail(filepath.Join(c.dir, "validator.log")))
 			}
 		},
+		// forge HOME: makes a backup of a home that is damaged inside (see forge).
+		"forge": func(ts *testscript.TestScript, _ bool, args []string) {
+			if err := forge(context.Background(), ts.MkAbs(args[0]), "file://"+ts.MkAbs("bucket"), "script", ts.MkAbs("forgery")); err != nil {
+				ts.Fatalf("forge: %v", err)
+			}
+		},
 		// caught-up: the replica follows its chain block by block.
 		"caught-up": func(ts *testscript.TestScript, _ bool, _ []string) {
 			check(ts, caughtUp(ts.Getenv("RPC"), ts.Getenv("VALIDATOR_RPC")))

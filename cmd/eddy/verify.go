@@ -1,28 +1,34 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/cometbft"
 	"github.com/eddy-backup/eddy/uploader"
 )
 
 // verifyFlags are those of `eddy verify`.
 type verifyFlags struct {
-	readData, noGrade bool
-	sample            string
-	seed              uint64
-	signers           []string
+	readData, noGrade, noOpen bool
+
+	sample, scratch string
+	seed            uint64
+	signers         []string
 }
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -35,7 +41,8 @@ store and a cluster only: no configuration, no node.
 By itself it looks: every object is there, with its size and its checksum where the
 store tells one; index, seek table, list of hashes and manifest agree. With --sample
 it reads a share of the frames back as well, chosen at random; with --read-data
-every byte, and compares every hash.
+every byte, and compares every hash; then it looks into what was read, as a backup is
+looked into before it is sent. For that it needs room: --scratch says where.
 
 What was proven is written beside the backup as a grade: sampled, verified, or
 failed. docs/proof.md says what each proves, and what not.`,
@@ -57,6 +64,7 @@ failed. docs/proof.md says what each proves, and what not.`,
 				return fmt.Errorf("host name: %w", err)
 			}
 			v.Selector, v.Version, v.Events, v.Now = args[0], version, a.ui, time.Now
+			v.Lookers, v.Scratch = lookers(c), scratch(c, f.scratch)
 			done, err := v.Run(cmd.Context())
 			if done.ID != "" {
 				err = errors.Join(a.result(done), err)
@@ -68,13 +76,17 @@ failed. docs/proof.md says what each proves, and what not.`,
 	c.Flags().StringVar(&f.sample, "sample", "", "N%: read that share of the frames back, chosen at random")
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "choose the frames of a sample as the run did that printed this seed")
 	c.Flags().StringArrayVar(&f.signers, "signer", nil, "public key, or its PEM file, that must have signed it (repeatable; default: signers)")
+	c.Flags().BoolVar(&f.noOpen, "no-open", false, "with --read-data: do not look into what was read")
+	c.Flags().StringVar(&f.scratch, "scratch", "", "with --read-data: directory for what is looked into (default: verify.dir, or one in the workdir)")
 	c.Flags().BoolVar(&f.noGrade, "no-grade", false, "write no grade: for credentials that may only read")
 	return c
 }
 
 func (f verifyFlags) job(seeded bool) (job.Verify, error) {
-	v := job.Verify{By: uploader.ByQuick, NoGrade: f.noGrade, Seed: f.seed}
+	v := job.Verify{By: uploader.ByQuick, NoGrade: f.noGrade, NoOpen: f.noOpen, Seed: f.seed}
 	switch {
+	case !f.readData && (f.noOpen || f.scratch != ""):
+		return v, hint.Add(errors.New("--no-open or --scratch without --read-data"), "only what is read whole is looked into: add --read-data")
 	case f.readData && f.sample != "":
 		return v, hint.Add(errors.New("--read-data and --sample exclude each other"), "--read-data reads all of it")
 	case f.readData:
@@ -93,4 +105,20 @@ func (f verifyFlags) job(seeded bool) (job.Verify, error) {
 		return v, hint.Add(errors.New("--seed without --sample"), "a seed chooses the frames of a sample")
 	}
 	return v, nil
+}
+
+// lookers look into what was read back.
+func lookers(c *config.Config) map[string]observer.Looker {
+	return map[string]observer.Looker{"cometbft": cometbft.Looker{Offline: offline(c.Check.Memory.Bytes())}}
+}
+
+// scratch is where what is looked into goes: where dir or the configuration says, else
+// in the workdir, where there is one that may be written, else where temporary files
+// go.
+func scratch(c *config.Config, dir string) job.Scratch {
+	dir = cmp.Or(dir, c.Verify.Dir)
+	if dir == "" && unix.Access(c.Workdir, unix.W_OK|unix.X_OK) == nil {
+		dir = filepath.Join(c.Workdir, "verify")
+	}
+	return job.Scratch{Dir: cmp.Or(dir, os.TempDir())}
 }

@@ -535,6 +535,7 @@ func (l *loader) checkDrill() {
 		l.problem("drill.peers", "set while the copy has no network", "write isolated: false beside it, or remove it")
 	}
 	l.absolute("drill.dir", d.Dir)
+	l.absolute("verify.dir", l.c.Verify.Dir)
 }
 
 func (l *loader) checkNotify() {

@@ -252,6 +252,10 @@ type Verify struct {
 	// ReadData is when every byte of the latest backup is read back: as Schedule; "":
 	// never.
 	ReadData string `yaml:"read_data"`
+	// Open: what was read back is looked into, too.
+	Open string `yaml:"open" default:"true" enum:"true,false"`
+	// Dir is where what is looked into lies meanwhile; "": in the workdir.
+	Dir string `yaml:"dir"`
 	// Drill is when the latest backup is brought to life: as Schedule; "": never.
 	Drill string `yaml:"drill"`
 }

@@ -72,7 +72,7 @@ func (l *loader) checkPlaces() {
 		}
 		taken = append(taken, place{r, "root " + keyText(name)})
 	}
-	keep := []place{{c.Workdir, "workdir"}, {c.Drill.Dir, "drill.dir"}}
+	keep := []place{{c.Workdir, "workdir"}, {c.Drill.Dir, "drill.dir"}, {c.Verify.Dir, "verify.dir"}}
 	if u, err := url.Parse(c.Store.URL); err == nil && u.Scheme == "file" {
 		keep = append(keep, place{u.Path, "store.url"})
 	}

@@ -59,16 +59,27 @@ func (b *Backup) sound(stage *snapshot.Stage, r observer.Checked) (*uploader.Che
 		}
 		return nil, mark(ErrProof, hint.Add(fmt.Errorf("%w: %s", observer.ErrUnsound, r.Findings[0]), r.Hint))
 	}
+	if r.Unfinished != "" {
+		b.warn("the dump could not be checked: "+r.Unfinished, r.Hint)
+	} else {
+		b.phase(stage.ID(), "check", "%s", whatWasOpened(r))
+	}
+	return checkOf(r), nil
+}
+
+// checkOf is what a manifest, or a grade, has of a look into a dump.
+func checkOf(r observer.Checked) *uploader.Check {
 	out := &uploader.Check{
 		Opened: r.Opened, Grade: r.Grade, Proven: r.Proven, Notes: r.Notes, Seconds: r.Seconds, Peak: r.Peak, Unfinished: r.Unfinished,
 	}
 	for _, l := range r.Layers {
 		out.Layers = append(out.Layers, uploader.CheckedLayer(l))
 	}
-	if r.Unfinished != "" {
-		b.warn("the dump could not be checked: "+r.Unfinished, r.Hint)
-		return out, nil
-	}
+	return out
+}
+
+// whatWasOpened is a look into a dump for people.
+func whatWasOpened(r observer.Checked) string {
 	text := fmt.Sprintf("opened: %s, %s", r.Opened, r.Grade)
 	for _, l := range r.Layers {
 		if !l.Opened {
@@ -78,8 +89,7 @@ func (b *Backup) sound(stage *snapshot.Stage, r observer.Checked) (*uploader.Che
 	for _, n := range r.Notes {
 		text += "; " + n
 	}
-	b.phase(stage.ID(), "check", "%s", text)
-	return out, nil
+	return text
 }
 
 // unopened says what the look into a dump lacks to make it the latest; nil: nothing.

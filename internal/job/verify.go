@@ -18,6 +18,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/crc"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/snapshot"
 	"github.com/eddy-backup/eddy/uploader"
 )
@@ -31,10 +32,15 @@ type Verify struct {
 	Share    float64 // of the frames, above 0 and below 1; with BySample
 	Seed     uint64  // of the sample: the same one chooses the same frames
 	NoGrade  bool    // write none, for credentials that may only read
-	Version  string  // eddy's
-	Host     string
-	Events   ui.Sink
-	Now      func() time.Time
+	// Lookers look into what was read back, by the kind of its position; with
+	// ByReadData, unless NoOpen is set. What they read goes to Scratch meanwhile.
+	Lookers map[string]observer.Looker
+	NoOpen  bool
+	Scratch Scratch
+	Version string // eddy's
+	Host    string
+	Events  ui.Sink
+	Now     func() time.Time
 
 	findings []uploader.Finding
 	warned   bool
@@ -48,6 +54,7 @@ const (
 	stageIndex    = "index"
 	stageSums     = "sums"
 	stageFrames   = "frames"
+	stageOpened   = "opened"
 )
 
 // verifyWorkers bounds how many frames are held in memory at once.
@@ -67,7 +74,13 @@ type VerifyReport struct {
 	BytesRead  int64  `json:"read_bytes"` // of frames
 	Share      string `json:"share,omitempty"`
 	Seed       uint64 `json:"seed,omitempty"`
+	// Opened is how much of what was read back was looked into: all, part, none; skipped.
+	Opened string          `json:"opened,omitempty"`
+	Check  *uploader.Check `json:"check,omitempty"`
 }
+
+// openedSkipped: nobody was to look into it.
+const openedSkipped = "skipped"
 
 // Run returns when the proof is done. What it says of the backup stands in the
 // result, which has an ID as soon as there is a backup: with an error as well, for
@@ -284,6 +297,15 @@ func (v *Verify) frames(ctx context.Context, m *uploader.Manifest, indexes []*sn
 			v.found(stageFrames, d.Volume, text)
 		},
 	}
+	look, done, err := v.opens(m, &o, out)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := done(); err != nil {
+			v.warn(err.Error(), "remove it by hand")
+		}
+	}()
 	if v.By == uploader.BySample {
 		o.Share, o.Seed = v.Share, v.Seed
 		out.Share, out.Seed = fmt.Sprintf("%g%%", 100*v.Share), v.Seed
@@ -291,10 +313,16 @@ func (v *Verify) frames(ctx context.Context, m *uploader.Manifest, indexes []*sn
 	}
 	rep, err := snapshot.Verify(ctx, o)
 	out.Frames, out.FramesRead, out.BytesRead, out.Damaged = rep.Frames, rep.FramesRead, rep.BytesRead, rep.Damaged
-	if rep.Damaged > 0 && errors.Is(err, snapshot.ErrCorrupt) {
+	switch {
+	case rep.Damaged > 0 && errors.Is(err, snapshot.ErrCorrupt):
 		return nil // told of, one by one
+	case errors.Is(err, snapshot.ErrNoRoom):
+		return hint.Add(fmt.Errorf("for the look into what is read back: %w", err),
+			fmt.Sprintf("`eddy verify %s --read-data --scratch DIR` takes a larger filesystem, as `verify.dir: DIR` does; `eddy verify %s --read-data --no-open` looks at the bytes alone", m.ID, m.ID))
+	case err != nil || len(v.findings) > 0:
+		return v.blame(stageFrames, "", err)
 	}
-	return v.blame(stageFrames, "", err)
+	return look(ctx)
 }
 
 // conclude gives the grade, and returns what the verb ends with.
@@ -304,6 +332,11 @@ func (v *Verify) conclude(ctx context.Context, b uploader.Backup, out *Verified)
 	case len(v.findings) > 0:
 		out.Grade = uploader.GradeFailed
 		g := uploader.Grade{Findings: v.findings}
+		if v.findings[0].Stage == stageOpened { // then all are: it was looked into because nothing else was wrong
+			failed = mark(ErrProof, hint.Add(fmt.Errorf("%w: %s: %s", observer.ErrUnsound, b.ID, g.Why()),
+				"restore another backup, and look at the node that this one was made of: what it had read was damaged already, and the store has kept it as it was"))
+			break
+		}
 		failed = hint.Add(fmt.Errorf("%w: %s: %s", uploader.ErrDamaged, b.ID, g.Why()),
 			"restore another backup, `eddy restore verified`, and make a new one; what lies below is the store's: look at its disks, its versions, and who may write to it")
 	case v.By == uploader.ByReadData:
@@ -356,44 +389,4 @@ func (v *Verify) warn(text, advice string) {
 
 func (v *Verify) phase(id, phase, format string, args ...any) {
 	v.Events.Emit(Phase{ID: id, Phase: phase, Text: fmt.Sprintf(format, args...)})
-}
-
-// Verified ends a proof.
-type Verified struct {
-	ID       string `json:"id"`
-	Cluster  string `json:"cluster"`
-	Position uint64 `json:"position"`
-	Hash     string `json:"hash,omitempty"`
-	By       string `json:"by"`              // quick, sample, read-data
-	Grade    string `json:"grade,omitempty"` // sampled, verified, failed
-	Key      string `json:"key,omitempty"`   // of the grade, where one was written
-	VerifyReport
-	Findings []uploader.Finding `json:"findings,omitempty"`
-	Warnings bool               `json:"warnings,omitempty"` // there were some
-	Seconds  float64            `json:"seconds"`
-}
-
-// MessageType implements ui.Event.
-func (Verified) MessageType() string { return "verified" }
-
-// Line implements ui.Event.
-func (r Verified) Line() string {
-	head := fmt.Sprintf("%s: %s at height %d", r.ID, r.Cluster, r.Position)
-	took := ui.Duration(time.Duration(r.Seconds * float64(time.Second)))
-	switch r.Grade {
-	case uploader.GradeFailed:
-		s := fmt.Sprintf("FAILED %s: %d finding(s), %s", head, len(r.Findings), took)
-		for i, f := range r.Findings {
-			if i == 10 {
-				return s + fmt.Sprintf("\n  and %d more", len(r.Findings)-i)
-			}
-			s += fmt.Sprintf("\n  %s: %s", f.Stage, f)
-		}
-		return s
-	case uploader.GradeVerified:
-		return fmt.Sprintf("VERIFIED %s: every byte read back, %d files, %d frames, %s, every hash right, %s", head, r.Files, r.Frames, ui.Bytes(r.BytesRead), took)
-	case uploader.GradeSampled:
-		return fmt.Sprintf("SAMPLED %s: %d of %d frames read back (%s, seed %d), every hash right, %s", head, r.FramesRead, r.Frames, r.Share, r.Seed, took)
-	}
-	return fmt.Sprintf("looks right %s: %d volume(s), %d files, known by %s; list, index, hashes and manifest agree; no frame was read, %s", head, r.Volumes, r.Files, r.Compared, took)
 }

@@ -48,6 +48,19 @@ func (r *Replica) Check(ctx context.Context, trees []snapshot.Tree, at observer.
 	return c, err
 }
 
+// Looker implements observer.Looker: it looks into dumps of nodes, wherever they lie.
+type Looker struct{ Offline }
+
+var _ observer.Looker = Looker{}
+
+// Needs implements observer.Looker.
+func (Looker) Needs() observer.Needs { return new(check.Needs) }
+
+// Check implements observer.Checker. How the chain's history began is not known here.
+func (l Looker) Check(ctx context.Context, trees []snapshot.Tree, at observer.Position) (observer.Checked, error) {
+	return l.Offline.Check(ctx, trees, at.Marks[markChain], nil, at, false)
+}
+
 // errLong: a look was given up.
 var errLong = errors.New("it took longer than it may")
 

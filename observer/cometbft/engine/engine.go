@@ -131,6 +131,9 @@ func allDigits(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
+// BoltHead is how much of a file's beginning IsBolt reads, bytes.
+const BoltHead = 64<<10 + 20
+
 // IsBolt recognises a bolt file by the magic number of its first or second page.
 // The page size is not known, so the usual ones are tried for the second.
 func IsBolt(file string) (bool, error) {
