@@ -62,7 +62,7 @@ type Backup struct {
 	Grades, Pins []string
 	// When it was last verified, drilled and sampled, by the grades' names; the zero
 	// times where it never was.
-	Verified, Drilled, Sampled time.Time
+	Verified, Drilled, Sampled, Attested time.Time
 	// Failed is the newest proof that found it wrong, nil where none did, or where
 	// one that goes as far has passed since. Nothing may be copied from such a
 	// backup, and a restore of it must be wanted.

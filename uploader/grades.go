@@ -16,6 +16,7 @@ const (
 	GradeSampled  = "sampled"  // a share of the frames was read back and decoded
 	GradeVerified = "verified" // every byte was read back, every hash found right
 	GradeDrilled  = "drilled"  // it was restored, and a node went on from it
+	GradeAttested = "attested" // other members agreed with it, later than the manifest says
 	GradeFailed   = "failed"   // a proof was tried, and the backup is to blame
 )
 
@@ -25,6 +26,7 @@ const (
 	BySample   = "sample"
 	ByReadData = "read-data"
 	ByDrill    = "drill"
+	ByAttest   = "attest"
 )
 
 // Grade is what somebody proved of a backup, or found wrong with it, at a time. It
@@ -34,7 +36,7 @@ type Grade struct {
 	MinReader int       `json:"min_reader"`
 	ID        string    `json:"id"` // of the backup
 	Kind      string    `json:"kind"`
-	By        string    `json:"by"` // quick, sample, read-data, drill
+	By        string    `json:"by"` // quick, sample, read-data, drill, attest
 	Given     time.Time `json:"given"`
 	Seconds   float64   `json:"seconds"` // that the proof took
 	Eddy      string    `json:"eddy"`
@@ -69,7 +71,9 @@ const (
 	gradesPrefix = "grades/"
 )
 
-func gradeKinds() []string { return []string{GradeSampled, GradeVerified, GradeDrilled, GradeFailed} }
+func gradeKinds() []string {
+	return []string{GradeSampled, GradeVerified, GradeDrilled, GradeAttested, GradeFailed}
+}
 
 // DecodeGrade reads a grade of at most 1 MiB.
 func DecodeGrade(b []byte) (*Grade, error) {
@@ -140,11 +144,11 @@ func (c *Catalog) gradeKey(id, name string) string {
 
 // standing makes of the names of grades what stands today. A failure stands until
 // a proof that goes at least as far has passed since: a drill for one that a drill
-// found, else every byte read back. Only grades that failed are read.
+// found, other members' word for what they denied, else every byte read back. Only grades that failed are read.
 func (c *Catalog) standing(ctx context.Context, b *Backup) error {
 	var failed []string
 	for _, name := range b.Grades {
-		for kind, last := range map[string]*time.Time{GradeVerified: &b.Verified, GradeSampled: &b.Sampled, GradeDrilled: &b.Drilled} {
+		for kind, last := range map[string]*time.Time{GradeVerified: &b.Verified, GradeSampled: &b.Sampled, GradeDrilled: &b.Drilled, GradeAttested: &b.Attested} {
 			if at := gradeTime(name, kind); at.After(*last) {
 				*last = at
 			}
@@ -157,7 +161,7 @@ func (c *Catalog) standing(ctx context.Context, b *Backup) error {
 	slices.Reverse(failed)
 	for i, name := range failed {
 		at := gradeTime(name, GradeFailed)
-		if i == readFailed || b.Drilled.After(at) && b.Verified.After(at) {
+		if i == readFailed || b.Drilled.After(at) && b.Verified.After(at) && b.Attested.After(at) {
 			break // all others are older still
 		}
 		g, err := c.Grade(ctx, b.ID, name)
@@ -170,7 +174,14 @@ func (c *Catalog) standing(ctx context.Context, b *Backup) error {
 		case err != nil:
 			return err
 		}
-		if g.By == ByDrill && b.Drilled.After(at) || g.By != ByDrill && b.Verified.After(at) {
+		cure := b.Verified
+		switch g.By {
+		case ByDrill:
+			cure = b.Drilled
+		case ByAttest:
+			cure = b.Attested
+		}
+		if cure.After(at) {
 			continue
 		}
 		b.Failed = g

@@ -17,6 +17,8 @@ func TestGradesStand(t *testing.T) {
 	drilled := Grade{Kind: GradeDrilled, By: ByDrill}
 	rotten := Grade{Kind: GradeFailed, By: BySample, Findings: []Finding{{Stage: "frames", Object: "vol-0000.tar.zst", Text: "rotten"}}}
 	diverged := Grade{Kind: GradeFailed, By: ByDrill, Findings: []Finding{{Stage: "drill", Text: "diverged"}}}
+	attested := Grade{Kind: GradeAttested, By: ByAttest}
+	forked := Grade{Kind: GradeFailed, By: ByAttest, Findings: []Finding{{Stage: "attest", Text: "forked"}}}
 	for name, c := range map[string]struct {
 		given  []Grade
 		failed string // why; "": it stands
@@ -30,6 +32,9 @@ func TestGradesStand(t *testing.T) {
 		"a drill failed, then verified":      {[]Grade{diverged, verified}, "diverged"},
 		"a drill failed, then drilled":       {[]Grade{diverged, drilled}, ""},
 		"failed, then drilled":               {[]Grade{rotten, drilled}, "vol-0000.tar.zst: rotten"},
+		"a fork, then drilled and verified":  {[]Grade{forked, drilled, verified}, "forked"},
+		"a fork, then attested":              {[]Grade{forked, attested}, ""},
+		"failed, then attested":              {[]Grade{rotten, attested}, "vol-0000.tar.zst: rotten"},
 		"both failed, then one passed":       {[]Grade{diverged, rotten, verified}, "diverged"},
 		"both failed, the other passed":      {[]Grade{diverged, rotten, drilled}, "vol-0000.tar.zst: rotten"},
 		"both failed, both passed":           {[]Grade{rotten, diverged, drilled, verified}, ""},

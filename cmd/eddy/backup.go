@@ -91,6 +91,7 @@ func (a *app) verifyLatest(ctx context.Context, c *config.Config, t *teller) err
 	}
 	v := job.Verify{Catalog: cat, Selector: "latest", By: uploader.ByReadData, Version: version, Host: t.host, Events: a.ui, Now: time.Now}
 	v.NoOpen, v.Lookers, v.Scratch = c.Verify.Open == "false", lookers(c), scratch(c, "")
+	v.Attester = attester(c)
 	done, err := v.Run(ctx)
 	if done.ID != "" {
 		a.ui.Emit(done)

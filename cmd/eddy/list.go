@@ -38,12 +38,13 @@ type graded struct {
 	Sampled  time.Time `json:"sampled,omitzero"`
 	Verified time.Time `json:"verified,omitzero"`
 	Drilled  time.Time `json:"drilled,omitzero"`
-	Failed   time.Time `json:"failed,omitzero"` // and nothing as strong has passed since
-	Why      string    `json:"why,omitempty"`   // it failed
+	Attested time.Time `json:"attested,omitzero"` // later than by the backup
+	Failed   time.Time `json:"failed,omitzero"`   // and nothing as strong has passed since
+	Why      string    `json:"why,omitempty"`     // it failed
 }
 
 func gradedOf(b uploader.Backup) graded {
-	g := graded{Sampled: b.Sampled, Verified: b.Verified, Drilled: b.Drilled}
+	g := graded{Sampled: b.Sampled, Verified: b.Verified, Drilled: b.Drilled, Attested: b.Attested}
 	if f := b.Failed; f != nil {
 		g.Failed, g.Why = f.Given, f.By+": "+f.Why()
 	}
@@ -66,6 +67,9 @@ func (g graded) proof(now time.Time) string {
 		all = append(all, ago("verified", g.Verified))
 	case !g.Sampled.IsZero():
 		all = append(all, ago("sampled", g.Sampled))
+	}
+	if !g.Attested.IsZero() {
+		all = append(all, ago("attested", g.Attested))
 	}
 	return strings.Join(all, ", ")
 }

@@ -24,7 +24,7 @@ import (
 
 // verifyFlags are those of `eddy verify`.
 type verifyFlags struct {
-	readData, noGrade, noOpen bool
+	readData, noGrade, noOpen, noAttest bool
 
 	sample, scratch string
 	seed            uint64
@@ -44,7 +44,10 @@ it reads a share of the frames back as well, chosen at random; with --read-data
 every byte, and compares every hash; then it looks into what was read, as a backup is
 looked into before it is sent. For that it needs room: --scratch says where.
 
-What was proven is written beside the backup as a grade: sampled, verified, or
+Where the configuration names witnesses, they are asked about a backup with which none
+of them has agreed yet.
+
+What was proven is written beside the backup as a grade: sampled, verified, attested or
 failed. docs/proof.md says what each proves, and what not.`,
 		Example: "  eddy verify latest\n  eddy verify latest --sample 5%\n  eddy verify latest --read-data --store s3://backups/eddy --cluster gaia-main",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -65,6 +68,9 @@ failed. docs/proof.md says what each proves, and what not.`,
 			}
 			v.Selector, v.Version, v.Events, v.Now = args[0], version, a.ui, time.Now
 			v.Lookers, v.Scratch = lookers(c), scratch(c, f.scratch)
+			if !f.noAttest {
+				v.Attester = attester(c)
+			}
 			done, err := v.Run(cmd.Context())
 			if done.ID != "" {
 				err = errors.Join(a.result(done), err)
@@ -78,6 +84,7 @@ failed. docs/proof.md says what each proves, and what not.`,
 	c.Flags().StringArrayVar(&f.signers, "signer", nil, "public key, or its PEM file, that must have signed it (repeatable; default: signers)")
 	c.Flags().BoolVar(&f.noOpen, "no-open", false, "with --read-data: do not look into what was read")
 	c.Flags().StringVar(&f.scratch, "scratch", "", "with --read-data: directory for what is looked into (default: verify.dir, or one in the workdir)")
+	c.Flags().BoolVar(&f.noAttest, "no-attest", false, "do not ask the witnesses about a backup with which none has agreed yet")
 	c.Flags().BoolVar(&f.noGrade, "no-grade", false, "write no grade: for credentials that may only read")
 	return c
 }
@@ -121,4 +128,12 @@ func scratch(c *config.Config, dir string) job.Scratch {
 		dir = filepath.Join(c.Workdir, "verify")
 	}
 	return job.Scratch{Dir: cmp.Or(dir, os.TempDir())}
+}
+
+// attester asks the configured witnesses; nil: there are none.
+func attester(c *config.Config) observer.Attester {
+	if len(c.Replica.Witnesses) == 0 {
+		return nil
+	}
+	return &cometbft.Attestor{Witnesses: c.Replica.Witnesses, Own: c.Replica.RPC, Trusted: trusted(c)}
 }

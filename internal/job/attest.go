@@ -32,11 +32,8 @@ func (s *sender) attest(ctx context.Context, wait time.Duration) error {
 		return fmt.Errorf("attest: %w", err)
 	}
 	m.Attest, m.Attested = attestOf(e), e.Grade()
-	for _, w := range e.Of {
-		if w.Verdict == observer.Fork {
-			return hint.Add(fmt.Errorf("%w: the chain has another history than the dump: witness %s: %s", ErrProof, w.Witness, w.Said),
-				"restore no backup of this node before you know why: it may be on a fork, or its data damaged; ask those who run the chain which history it goes on with")
-		}
+	if err := forked(e); err != nil {
+		return err
 	}
 	if err := b.Workdir.keep(s.a); err != nil {
 		return err
@@ -50,9 +47,13 @@ func (s *sender) attest(ctx context.Context, wait time.Duration) error {
 
 // say tells what came of it, each liar by name.
 func (s *sender) say(e observer.Evidence) {
-	b, m := s.b, &s.a.Manifest
+	m := &s.a.Manifest
+	sayAttested(e, m.Position.Index, func(text string) { s.b.phase(m.ID, "attest", "%s", text) }, s.b.warn)
+}
+
+func sayAttested(e observer.Evidence, height uint64, phase func(text string), warn func(text, advice string)) {
 	if e.NotPossible != "" {
-		b.phase(m.ID, "attest", "attested: not possible: %s", e.NotPossible)
+		phase("attested: not possible: " + e.NotPossible)
 		return
 	}
 	var not []string
@@ -61,15 +62,26 @@ func (s *sender) say(e observer.Evidence) {
 			not = append(not, fmt.Sprintf("%s: %s (%s)", w.Witness, w.Verdict, w.Said))
 		}
 		if w.Verdict == observer.Liar {
-			b.warn(fmt.Sprintf("witness %s lies, and counts for nothing: %s", w.Witness, w.Said),
+			warn(fmt.Sprintf("witness %s lies, and counts for nothing: %s", w.Witness, w.Said),
 				"write the RPC address of another node of the chain in place of "+w.Witness+" in replica.witnesses")
 		}
 	}
-	text := fmt.Sprintf("attested: %s at height %d", e.Grade(), m.Position.Index)
+	text := fmt.Sprintf("attested: %s at height %d", e.Grade(), height)
 	if len(not) > 0 {
 		text += "; " + strings.Join(not, "; ")
 	}
-	b.phase(m.ID, "attest", "%s", text)
+	phase(text)
+}
+
+// forked is the error of a witness that proves another history; nil: none does.
+func forked(e observer.Evidence) error {
+	for _, w := range e.Of {
+		if w.Verdict == observer.Fork {
+			return hint.Add(fmt.Errorf("%w: the chain has another history than the dump: witness %s: %s", ErrProof, w.Witness, w.Said),
+				"restore no backup of this node before you know why: it may be on a fork, or its data damaged; ask those who run the chain which history it goes on with")
+		}
+	}
+	return nil
 }
 
 // lacks says what the backup lacks to become the latest; nil: nothing. Where

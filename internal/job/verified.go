@@ -17,6 +17,10 @@ type Verified struct {
 	By       string `json:"by"`              // quick, sample, read-data
 	Grade    string `json:"grade,omitempty"` // sampled, verified, failed
 	Key      string `json:"key,omitempty"`   // of the grade, where one was written
+	// Attested is how many witnesses agree, as the manifest has it or as they said when
+	// they were asked again; Attest is what they said then.
+	Attested string           `json:"attested,omitempty"`
+	Attest   *uploader.Attest `json:"attest,omitempty"`
 	VerifyReport
 	Findings []uploader.Finding `json:"findings,omitempty"`
 	Warnings bool               `json:"warnings,omitempty"` // there were some

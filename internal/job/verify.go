@@ -37,10 +37,13 @@ type Verify struct {
 	Lookers map[string]observer.Looker
 	NoOpen  bool
 	Scratch Scratch
-	Version string // eddy's
-	Host    string
-	Events  ui.Sink
-	Now     func() time.Time
+	// Attester, where set, is asked again about a backup with which no witness has
+	// agreed yet.
+	Attester observer.Attester
+	Version  string // eddy's
+	Host     string
+	Events   ui.Sink
+	Now      func() time.Time
 
 	findings []uploader.Finding
 	warned   bool
@@ -107,9 +110,18 @@ func (v *Verify) Run(ctx context.Context) (Verified, error) {
 	} else if err := v.prove(ctx, b, &out); err != nil {
 		return Verified{}, err
 	}
+	denied, err := v.attest(ctx, b, &out)
+	if err != nil {
+		return Verified{}, err
+	}
 	out.Seconds = v.Now().Sub(begun).Seconds()
-	out.Findings, out.Warnings = v.findings, v.warned
-	return out, v.conclude(ctx, b, &out)
+	out.Findings = v.findings
+	err = v.conclude(ctx, b, &out)
+	out.Warnings = v.warned
+	if denied != nil && (err == nil || errors.Is(err, ErrWarnings)) {
+		err = denied
+	}
+	return out, err
 }
 
 // prove goes through the stages. Its error is of the store, or of ctx; what is

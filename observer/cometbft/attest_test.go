@@ -365,3 +365,22 @@ func TestAttestLeadsBackToAPinnedBlock(t *testing.T) {
 		}
 	}
 }
+
+// What is trusted never goes back: an older backup may be asked about later.
+func TestTrustIsCarriedOnlyForward(t *testing.T) {
+	p := &Trusted{Height: 1, Hash: bytes.Repeat([]byte{1}, 32), Period: time.Hour, File: filepath.Join(t.TempDir(), "trust.json")}
+	at := func(height int64) claim {
+		c := claim{height: height}
+		c.block.Hash = bytes.Repeat([]byte{byte(height)}, 32)
+		return c
+	}
+	for _, c := range []struct{ height, want int64 }{{10, 10}, {5, 10}, {10, 10}, {12, 12}} {
+		must(t, p.keep(at(c.height)))
+		if got, hash := p.carried(100); got != c.want || hash[0] != byte(c.want) {
+			t.Errorf("kept %d: %d %x", c.height, got, hash)
+		}
+	}
+	if got, _ := p.carried(11); got != 1 {
+		t.Errorf("for a height below: %d", got)
+	}
+}
