@@ -192,12 +192,12 @@ func (r *Replica) Locate(ctx context.Context, st *snapshot.Stage, before observe
 
 // Rejoined implements observer.Holder: the node makes, or follows, blocks beyond
 // the one that it had before the hold. Right after a start its RPC tells the old
-// height, which counts for nothing.
+// height, which counts for nothing, unless its chain makes no blocks at present.
 func (r *Replica) Rejoined(ctx context.Context, before observer.State) error {
 	var last error
 	for {
 		s, err := askStatus(ctx, r.o.RPC)
-		if err == nil && !s.catchingUp && uint64(s.height) > before.Position.Index {
+		if err == nil && !s.catchingUp && (uint64(s.height) > before.Position.Index || uint64(s.height) == before.Position.Index && r.atRest(ctx, s)) {
 			return nil
 		}
 		if err == nil {
@@ -208,4 +208,28 @@ func (r *Replica) Rejoined(ctx context.Context, before observer.State) error {
 			return fmt.Errorf("%w: last seen: %w", err, last)
 		}
 	}
+}
+
+// atRest tells whether the chain makes no blocks at present, as one does that makes
+// them for transactions only: the node's newest is old, it has peers, and no witness
+// has a newer one. Without witnesses nobody knows.
+func (r *Replica) atRest(ctx context.Context, s nodeStatus) bool {
+	if time.Since(s.time) < restAfter {
+		return false
+	}
+	if _, peers, err := appAndPeers(ctx, r.o.RPC); err != nil || peers == 0 {
+		return false
+	}
+	same := 0
+	for _, raw := range r.o.Witnesses {
+		w, err := askStatus(ctx, raw)
+		if err != nil || w.chainID != s.chainID {
+			continue
+		}
+		if w.height > s.height {
+			return false
+		}
+		same++
+	}
+	return same > 0
 }
