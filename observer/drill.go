@@ -2,6 +2,7 @@ package observer
 
 import (
 	"context"
+	"errors"
 
 	"github.com/eddy-backup/eddy/snapshot"
 )
@@ -12,6 +13,9 @@ const (
 	DrillFailed      = "failed"
 	DrillNotPossible = "not possible" // nothing is proven, neither way
 )
+
+// ErrNotPossible is in the chain of errors that say why a drill cannot be.
+var ErrNotPossible = errors.New("not possible")
 
 // DrillTask is what a Driller is given.
 type DrillTask struct {
@@ -30,9 +34,13 @@ const DrillHome = "home"
 // Driller brings a restored copy to life, apart from everything that matters, and
 // proves that it goes on as its cluster did.
 type Driller interface {
-	// Possible says, before anything is fetched, why a drill cannot be; nil where
-	// it may. The error's hint says what to do.
+	// Possible says, before anything is fetched, why a drill cannot be (an error with
+	// ErrNotPossible in its chain); nil where it may. The error's hint says what to do.
 	Possible(ctx context.Context, p Position) error
+	// Prepare takes from the living cluster into the scratch directory what the copy
+	// will need, before that is restored: it may be gone afterwards. Its errors are
+	// like those of Possible. It is called once, before Drill.
+	Prepare(ctx context.Context, t DrillTask) error
 	// Drill runs the copy until enough is proven, or it fails. An error means that
 	// nothing is known; how the drill ended is in the report. All that it started
 	// has ended when it returns.

@@ -90,9 +90,15 @@ func (d *Drill) Run(ctx context.Context) (out Drilled, err error) {
 	for _, r := range m.Roots {
 		t.Roots = append(t.Roots, snapshot.Root{Name: r.Name, Path: r.Path, Prefix: r.Prefix})
 	}
-	if err := d.Driller.Possible(ctx, t.Position); err != nil {
+	cannot := func(err error) (Drilled, error) {
+		if !errors.Is(err, observer.ErrNotPossible) {
+			return out, fmt.Errorf("drill %s: %w", m.ID, err)
+		}
 		out.Outcome, out.Why, out.Hint = observer.DrillNotPossible, err.Error(), hint.Of(err)
 		return out, errors.Join(ErrWarnings, d.remember(out, begun))
+	}
+	if err := d.Driller.Possible(ctx, t.Position); err != nil {
+		return cannot(err)
 	}
 	made, err := d.claim(dir, m.ID)
 	if err != nil {
@@ -106,6 +112,9 @@ func (d *Drill) Run(ctx context.Context) (out Drilled, err error) {
 		}
 		err = errors.Join(err, d.clean(ctx, dir, made))
 	}()
+	if err := d.Driller.Prepare(ctx, t); err != nil {
+		return cannot(err)
+	}
 	d.Into = filepath.Join(dir, observer.DrillHome)
 	got, err := d.fill(ctx, m)
 	if err != nil {

@@ -170,7 +170,11 @@ func (d *Driller) drill(ctx context.Context, t observer.DrillTask, rep *observer
 	}
 	peers := d.Peers
 	if d.Isolated {
-		p, err := d.peer(ctx, t, w, ref)
+		g, err := cometbft.ReadGenesis(d.From)
+		if err != nil {
+			return err
+		}
+		p, err := servePeer(w, g.ChainID, d.blocks(t))
 		if err != nil {
 			return err
 		}
@@ -185,61 +189,6 @@ func (d *Driller) drill(ctx context.Context, t observer.DrillTask, rep *observer
 	}
 	rep.Cluster = h.chainID
 	return d.live(ctx, t, w, h, ref, rep)
-}
-
-// peer fetches the blocks that the copy is to execute, and starts to hand them out.
-func (d *Driller) peer(ctx context.Context, t observer.DrillTask, w *world, ref witnesses) (*peer, error) {
-	g, err := cometbft.ReadGenesis(d.From)
-	if err != nil {
-		return nil, err
-	}
-	from := int64(t.Position.Index)
-	for _, a := range ref {
-		if a.extended(ctx, from+1) {
-			return nil, notPossible("set `drill.isolated: false`: peers hand them out", "the votes of %s carry extensions, which RPC does not tell, and no node takes a block without them", g.ChainID)
-		}
-	}
-	if d.RPC != "" && len(d.Witnesses) > 0 { // as a last resort: blocks are checked by the copy, wherever they come from
-		own, err := newAsker(d.RPC, nil)
-		if err != nil {
-			return nil, err
-		}
-		ref = append(slices.Clip(ref), own)
-	}
-	b := blockDir{dir: filepath.Join(t.Scratch, "blocks"), from: from + 1, to: d.needs(from)}
-	t.Say("fetch", fmt.Sprintf("fetching the blocks %d to %d by RPC", b.from, b.to))
-	lost := func(h int64) error {
-		all, _ := ref.reaches(ctx, g.ChainID) // nobody who answers: they may again
-		if len(all) == 0 {
-			return nil
-		}
-		_, err := d.kept(all, h-1)
-		return err
-	}
-	if err := b.fetch(ctx, ref, lost, t.Say); errors.Is(err, context.DeadlineExceeded) {
-		return nil, d.notFetched(ctx, ref, g.ChainID, from, err)
-	} else if err != nil {
-		return nil, err
-	}
-	return servePeer(w, g.ChainID, b)
-}
-
-// notFetched says why there are no blocks.
-func (d *Driller) notFetched(ctx context.Context, ref witnesses, chain string, from int64, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-	defer cancel()
-	all, why := ref.reaches(ctx, chain)
-	if len(all) == 0 {
-		return notPossible("name witnesses that answer for as long as a drill takes", "no node of the chain answers any more: %v", why)
-	}
-	tip, err := d.kept(all, from)
-	switch {
-	case err != nil:
-		return err
-	case tip < d.needs(from):
-		return d.notEnough(tip, from)
-	}
-	return notPossible("look at the witnesses, or set `drill.timeout: DURATION`", "the blocks could not be fetched: %w", cause)
 }
 
 // live runs the copy until enough is known of it.
@@ -272,6 +221,15 @@ func (d *Driller) live(ctx context.Context, t observer.DrillTask, w *world, h ho
 		node: node, child: c, home: h, ref: ref, from: int64(t.Position.Index), wanted: d.Blocks,
 		begun: begun, say: t.Say, rep: rep, refused: map[*asker]bool{},
 	}
+	if d.Isolated {
+		b := d.blocks(t)
+		watched.fetched = &b
+	} else {
+		q := new(pace)
+		watched.comes = func(ctx context.Context, next int64) error {
+			return d.comes(ctx, ref, h.chainID, watched.from, next, q)
+		}
+	}
 	if err := watched.run(ctx); errors.Is(err, context.DeadlineExceeded) {
 		return d.late(ctx, watched, err)
 	} else if err != nil {
@@ -285,9 +243,19 @@ func (d *Driller) live(ctx context.Context, t observer.DrillTask, w *world, h ho
 
 // late says what a drill was waiting for when its time was over.
 func (d *Driller) late(ctx context.Context, w *watch, cause error) error {
-	actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	if !d.Isolated { // else it had all that it needs
+		if err := d.noBlocks(ctx, w); err != nil {
+			return err
+		}
+	}
+	return failed{hint.Add(fmt.Errorf("only %d of %d blocks were executed within %s: %w: %w", len(w.rep.Executed), d.Blocks, d.Timeout, errLate, cause), "its last lines are in the report; where the node is only slow, set `drill.timeout: 2h`")}
+}
+
+// noBlocks says why a copy with peers may have had no blocks; nil where it had.
+func (d *Driller) noBlocks(ctx context.Context, w *watch) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	all, why := w.ref.reaches(actx, w.home.chainID)
+	all, why := w.ref.reaches(ctx, w.home.chainID)
 	if len(all) == 0 {
 		return notPossible("name witnesses that answer for as long as a drill takes", "no node of the chain answers any more: %v", why)
 	}
@@ -296,28 +264,12 @@ func (d *Driller) late(ctx context.Context, w *watch, cause error) error {
 		return err
 	}
 	if tip < d.needs(w.from) {
-		return d.notEnough(tip, w.from)
+		return d.notEnough(w.from, fmt.Sprintf("is at %d after %s", tip, d.Timeout))
 	}
-	if net, err := w.node.client.NetInfo(actx); err == nil && net.NPeers == 0 && !d.Isolated && len(w.rep.Executed) == 0 {
+	if net, err := w.node.client.NetInfo(ctx); err == nil && net.NPeers == 0 && len(w.rep.Executed) == 0 {
 		return notPossible("set `drill.peers: [ID@HOST:PORT]` to nodes that accept one more peer from this machine (allow_duplicate_ip), or `drill.isolated: true`", "the copy found no peer within %s", d.Timeout)
 	}
-	return failed{hint.Add(fmt.Errorf("only %d of %d blocks were executed within %s: %w: %w", len(w.rep.Executed), d.Blocks, d.Timeout, errLate, cause), "its last lines are in the report; where the node is only slow, set `drill.timeout: 2h`")}
-}
-
-// needs is the last block that a drill takes. The header after the last one that is
-// executed has the app hash that it must have. Without other peers it is one more:
-// a node that has all but the last two blocks of its peers counts itself as caught
-// up, and asks for no more (blocksync/pool.go, IsCaughtUp).
-func (d *Driller) needs(from int64) int64 {
-	if d.Isolated {
-		return from + int64(d.Blocks) + 2
-	}
-	return from + int64(d.Blocks) + 1
-}
-
-func (d *Driller) notEnough(tip, from int64) error {
-	return notPossible("a chain that makes blocks only when there are transactions (create_empty_blocks = false) needs some; `drill.blocks: N` asks for fewer, `drill.timeout: DURATION` waits longer",
-		"not enough blocks: after %s the chain is at %d; for %d blocks after %d it must be at %d", d.Timeout, tip, d.Blocks, from, d.needs(from))
+	return nil
 }
 
 // check runs the chain's own check beside the living copy.
@@ -338,13 +290,16 @@ func (d *Driller) check(ctx context.Context, t observer.DrillTask, w *world, h h
 	if ended && c.cmd.ProcessState.Success() {
 		return nil
 	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
 	lines, err := tail(log)
 	if err != nil {
 		return err
 	}
-	how := c.cmd.ProcessState.String()
+	said := strings.Join(lines, "; ")
 	if !ended {
-		how = fmt.Sprintf("it did not end within the drill's %s", d.Timeout)
+		return failed{hint.Add(fmt.Errorf("drill.check did not end within %s: %w: %s", d.Timeout, errLate, said), "where it is only slow, set `drill.timeout: 2h`")}
 	}
-	return failed{fmt.Errorf("drill.check says no: %s: %s", how, strings.Join(lines, "; "))}
+	return failed{fmt.Errorf("drill.check says no: %s: %s", c.cmd.ProcessState, said)}
 }

@@ -3,9 +3,12 @@ package drill
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
@@ -177,6 +180,7 @@ func nothingLeft(t *testing.T, task observer.DrillTask) {
 // An app whose state was changed silently has the right hash at its head; only the
 // drill sees it, and it passes the honest copy.
 func TestDrill(t *testing.T) {
+	t.Parallel()
 	c := newChain(t)
 	for _, isolated := range []bool{false, true} {
 		name := map[bool]string{false: "peers", true: "isolated"}[isolated]
@@ -185,6 +189,14 @@ func TestDrill(t *testing.T) {
 			d := c.driller(4)
 			d.Isolated, d.Peers = isolated, []string{c.validator.P2P}
 			task := c.restored(t)
+			web := passOn(t, c.validator.RPC)
+			d.Witnesses = []string{web.URL}
+			if err := d.Prepare(t.Context(), task); err != nil {
+				t.Fatal(err)
+			}
+			if isolated { // what it has fetched is enough, whoever prunes or goes away
+				web.Close()
+			}
 			rep, err := d.Drill(t.Context(), task)
 			if err != nil || rep.Outcome != observer.DrillPassed || len(rep.Executed) != 4 {
 				t.Fatalf("%v\n%+v", err, rep)
@@ -202,12 +214,70 @@ func TestDrill(t *testing.T) {
 			d.Isolated, d.Peers = isolated, []string{c.validator.P2P}
 			task := c.restored(t)
 			change(t, filepath.Join(task.Scratch, observer.DrillHome, "data"))
+			if err := d.Prepare(t.Context(), task); err != nil {
+				t.Fatal(err)
+			}
 			rep, err := d.Drill(t.Context(), task)
 			if err != nil || rep.Outcome != observer.DrillFailed || len(rep.Executed) > 0 {
 				t.Fatalf("%v\n%+v", err, rep)
 			}
 			if m := rep.Mismatch; m == nil || m.What != "app hash" || m.Height != c.position.Index+1 || m.Want == m.Got || len(m.Want) != 64 {
 				t.Errorf("%+v", rep)
+			}
+			nothingLeft(t, task)
+		})
+	}
+}
+
+// passOn is a witness that can go away.
+func passOn(t *testing.T, rpc string) *httptest.Server {
+	t.Helper()
+	u, err := url.Parse(rpc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(httputil.NewSingleHostReverseProxy(u))
+	t.Cleanup(web.Close)
+	return web
+}
+
+// A chain that makes no blocks is not waited for until the time is over.
+func TestChainAtRest(t *testing.T) {
+	t.Parallel()
+	c := newChain(t)
+	var s struct{ Result json.RawMessage }
+	if err := get(c.validator.RPC, "/status", &s); err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var call struct {
+			ID     json.RawMessage
+			Method string
+		}
+		if err := json.NewDecoder(r.Body).Decode(&call); err != nil || call.Method != "status" {
+			http.Error(w, "no", http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":%s}`, call.ID, s.Result)
+	}))
+	t.Cleanup(web.Close)
+	for _, isolated := range []bool{true, false} {
+		t.Run(fmt.Sprintf("isolated=%t", isolated), func(t *testing.T) {
+			t.Parallel()
+			d := c.driller(900)
+			d.Isolated, d.RPC, d.Peers, d.Witnesses, d.Timeout = isolated, "", []string{c.validator.P2P}, []string{web.URL}, 15*time.Second
+			task := c.restored(t)
+			begun := time.Now()
+			err := d.Prepare(t.Context(), task)
+			if err == nil {
+				var rep observer.DrillReport
+				rep, err = d.Drill(t.Context(), task)
+				if err == nil && rep.Outcome == observer.DrillNotPossible {
+					err = fmt.Errorf("%w: %s", observer.ErrNotPossible, rep.Why)
+				}
+			}
+			if !errors.Is(err, observer.ErrNotPossible) || !strings.Contains(err.Error(), "not enough blocks: the chain has been at") || time.Since(begun) > d.Timeout*2/3 {
+				t.Errorf("after %s: %v", time.Since(begun), err)
 			}
 			nothingLeft(t, task)
 		})

@@ -32,8 +32,7 @@ type blockDir struct {
 func (b blockDir) file(h int64) string { return filepath.Join(b.dir, strconv.FormatInt(h, 10)) }
 
 // fetch gets the blocks from whoever of the chain has them, and waits for those
-// that are not made yet. lost says why a block
-// will never come.
+// that are not made yet. lost says why a block will never come.
 func (b blockDir) fetch(ctx context.Context, from witnesses, lost func(h int64) error, say func(phase, text string)) error {
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return err
@@ -92,6 +91,34 @@ func (b blockDir) read(h int64) (*bcproto.BlockResponse, error) {
 		err = m.Unmarshal(raw)
 	}
 	return m, err
+}
+
+// answer is what was told of a height when its blocks were fetched.
+func (b blockDir) answer(h int64) ([]answer, error) {
+	at, err := b.block(h)
+	if err != nil {
+		return nil, err
+	}
+	next, err := b.block(h + 1)
+	if err != nil {
+		return nil, err
+	}
+	return []answer{{block: at.Hash(), app: next.AppHash}}, nil
+}
+
+func (b blockDir) block(h int64) (*types.Block, error) {
+	m, err := b.read(h)
+	if err == nil && m == nil {
+		err = fs.ErrNotExist
+	}
+	var blk *types.Block
+	if err == nil {
+		blk, err = types.BlockFromProto(m.Block)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the block %d that was fetched: %w", h, err)
+	}
+	return blk, nil
 }
 
 // blockChannel is the channel on which nodes ask each other for blocks, in every

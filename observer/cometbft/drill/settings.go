@@ -16,6 +16,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/observer"
 )
 
 // maxSettings bounds a configuration file, bytes.
@@ -215,6 +216,8 @@ func below(dir, p string) (string, bool) {
 type impossible struct{ error }
 
 func (i impossible) Unwrap() error { return i.error }
+
+func (impossible) Is(target error) bool { return target == observer.ErrNotPossible }
 
 func notPossible(advice, format string, args ...any) error {
 	return hint.Add(impossible{fmt.Errorf(format, args...)}, advice)

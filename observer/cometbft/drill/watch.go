@@ -18,6 +18,9 @@ import (
 // meanwhile; each is looked at.
 const watchEvery = 100 * time.Millisecond
 
+// askEvery is how often the chain is asked whether it goes on.
+const askEvery = time.Second
+
 // watch compares what a drilled node executes with what the chain has.
 type watch struct {
 	node    *asker
@@ -30,6 +33,10 @@ type watch struct {
 	say     func(phase, text string)
 	rep     *observer.DrillReport
 	refused map[*asker]bool // witnesses that were found to differ, and said to
+	// fetched are the blocks as they were told before the copy was restored; nil:
+	// it has peers. comes, where set, says why a block never will.
+	fetched *blockDir
+	comes   func(ctx context.Context, next int64) error
 }
 
 // failed is the reason of a drill that has shown the copy to be bad.
@@ -55,6 +62,7 @@ func isImpossible(err error) bool {
 func (w *watch) run(ctx context.Context) error {
 	next := w.from + 1
 	var last error
+	asked := time.Now()
 	for {
 		at, err := w.look(ctx)
 		switch {
@@ -75,6 +83,12 @@ func (w *watch) run(ctx context.Context) error {
 				w.rep.BlocksSeconds = time.Since(w.begun).Seconds()
 				return nil
 			}
+		}
+		if w.comes != nil && time.Since(asked) > askEvery {
+			if err := w.comes(ctx, next); err != nil {
+				return err
+			}
+			asked = time.Now()
 		}
 		if last = err; err == nil {
 			last = fmt.Errorf("the copy is at height %d", at.height)
@@ -146,6 +160,9 @@ func (w *watch) sameHead(ctx context.Context) error {
 // compare looks at one height that the node has executed.
 func (w *watch) compare(ctx context.Context, h int64, at tip) error {
 	all, why := w.ref.answers(ctx, h)
+	if len(all) == 0 && w.fetched != nil { // pruned since, or silent
+		all, why = w.fetched.answer(h)
+	}
 	if len(all) == 0 {
 		return why
 	}
