@@ -98,7 +98,7 @@ func TestRules(t *testing.T) {
 func textfile(t *testing.T) map[string][]string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "eddy.prom")
-	if err := alarm.WriteTextfile(file, alarm.Figures{Cluster: "c", Failures: map[string]uint64{"gate": 1}}); err != nil {
+	if err := alarm.WriteTextfile(file, alarm.Figures{DrillPassed: new(bool), Cluster: "c", Failures: map[string]uint64{"gate": 1}}); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(file)

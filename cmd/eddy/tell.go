@@ -259,6 +259,11 @@ func (t *teller) metrics(ctx context.Context, measure bool) {
 		Cluster: t.c.Cluster, LastSuccess: last.LastSuccess, LastVerified: last.LastVerified, Position: last.Position,
 		HeldSeconds: last.HeldSeconds, PinnedBytes: t.pinned, Failures: map[string]uint64{},
 	}
+	f.LastDrilled = last.LastDrilled
+	if d := last.LastDrill; d != nil && d.Outcome != observer.DrillNotPossible {
+		passed := d.Outcome == observer.DrillPassed
+		f.DrillPassed = &passed
+	}
 	for _, word := range job.Reasons() {
 		f.Failures[word] = last.Failures[word]
 	}

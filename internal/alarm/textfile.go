@@ -18,6 +18,8 @@ type Figures struct {
 	Cluster      string
 	LastSuccess  time.Time
 	LastVerified time.Time
+	LastDrilled  time.Time // passed
+	DrillPassed  *bool     // the newest drill; nil: there was none, or it was not possible
 	Position     uint64
 	HeldSeconds  float64           // of the last hold
 	Up           bool              // the node runs, and its manager says so
@@ -63,10 +65,18 @@ func (f Figures) families() []family {
 	out := []family{
 		one("eddy_backup_last_success_timestamp_seconds", "When the last run ended with a READY backup of the newest position, 0 for never.", seconds(f.LastSuccess)),
 		one("eddy_backup_last_verified_timestamp_seconds", "When a backup was last read back whole, 0 for never.", seconds(f.LastVerified)),
+		one("eddy_backup_last_drilled_timestamp_seconds", "When a backup last passed a drill of this eddy, 0 for never.", seconds(f.LastDrilled)),
 		one("eddy_backup_position", "Position (height) of the last successful backup.", float64(f.Position)),
 		failures,
 		one("eddy_replica_held_seconds", "How long the last backup held the node still.", f.HeldSeconds),
 		one("eddy_replica_up", "1 while the node runs, 0 when it does not or its manager cannot say.", up),
+	}
+	if f.DrillPassed != nil {
+		passed := 0.0
+		if *f.DrillPassed {
+			passed = 1
+		}
+		out = append(out, one("eddy_drill_passed", "1 when the newest drill passed, 0 when it failed.", passed))
 	}
 	if f.PinnedBytes >= 0 {
 		out = append(out, one("eddy_stage_pinned_bytes", "Disk space that only the stage of a backup keeps from being freed.", float64(f.PinnedBytes)))

@@ -21,7 +21,7 @@ func TestTextfile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "eddy.prom")
 	f := Figures{
 		Cluster: `a"b\c`, LastSuccess: time.Unix(1763683200, 250e6), Position: 1 << 52, HeldSeconds: 2.5, Up: true,
-		Failures: map[string]uint64{"gate": 0, "store": 3}, PinnedBytes: 4096,
+		Failures: map[string]uint64{"gate": 0, "store": 3}, PinnedBytes: 4096, DrillPassed: new(bool),
 	}
 	if err := WriteTextfile(file, f); err != nil {
 		t.Fatal(err)
@@ -39,11 +39,13 @@ func TestTextfile(t *testing.T) {
 	want := []string{
 		`eddy_backup_last_success_timestamp_seconds{cluster="a\"b\\c"} 1.76368320025e+09`,
 		`eddy_backup_last_verified_timestamp_seconds{cluster="a\"b\\c"} 0`,
+		`eddy_backup_last_drilled_timestamp_seconds{cluster="a\"b\\c"} 0`,
 		`eddy_backup_position{cluster="a\"b\\c"} 4.503599627370496e+15`,
 		`eddy_backup_failures_total{cluster="a\"b\\c",reason="gate"} 0`,
 		`eddy_backup_failures_total{cluster="a\"b\\c",reason="store"} 3`,
 		`eddy_replica_held_seconds{cluster="a\"b\\c"} 2.5`,
 		`eddy_replica_up{cluster="a\"b\\c"} 1`,
+		`eddy_drill_passed{cluster="a\"b\\c"} 0`,
 		`eddy_stage_pinned_bytes{cluster="a\"b\\c"} 4096`,
 	}
 	if diff := cmp.Diff(want, samples); diff != "" {
