@@ -188,6 +188,9 @@ func (d *Driller) drill(ctx context.Context, t observer.DrillTask, rep *observer
 		return err
 	}
 	rep.Cluster = h.chainID
+	if w.as, err = handOver(t.Scratch); err != nil {
+		return err
+	}
 	return d.live(ctx, t, w, h, ref, rep)
 }
 

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +25,8 @@ import (
 // in a network namespace of its own where that can be had. What is dialled and
 // listened on by the thread is in that namespace, as are its children.
 type world struct {
-	own  bool // a network of its own
+	own  bool                // a network of its own
+	as   *syscall.Credential // of what is started; nil: eddy's
 	work chan func()
 	done chan struct{}
 }
@@ -101,6 +103,36 @@ func (w *world) dial(ctx context.Context, network, addr string) (c net.Conn, err
 	return c, err
 }
 
+// handOver gives all of a scratch directory to the directory's owner, and returns
+// the credentials that what is started there gets: his, and no other group's. Only
+// root can; what a node's user may write is not run as root because root drills. nil
+// means eddy's own: it is not root, or the directory is root's.
+func handOver(scratch string) (*syscall.Credential, error) {
+	fi, err := os.Stat(scratch)
+	if err != nil || os.Geteuid() != 0 {
+		return nil, err
+	}
+	st := fi.Sys().(*syscall.Stat_t)
+	if st.Uid == 0 {
+		return nil, nil
+	}
+	root, err := os.OpenRoot(scratch) // he may write there: nothing outside is given away
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	err = fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return root.Lchown(name, int(st.Uid), int(st.Gid))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("give the copy to the owner of %s: %w", scratch, err)
+	}
+	return &syscall.Credential{Uid: st.Uid, Gid: st.Gid}, nil
+}
+
 // The variables by which everything that a drill started is known, and by which a
 // check of the chain's own finds the node.
 const (
@@ -141,7 +173,7 @@ func (w *world) start(argv, env []string, dir, log string) (*child, error) {
 	defer f.Close() // the child has its own descriptor
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = env, dir, f, f
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, Credential: w.as}
 	if err := w.do(cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", argv[0], err)
 	}
