@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -385,8 +386,15 @@ func (s *supervisor) down() {
 		}
 	case s.unclean != "":
 		how, todo := s.unclean, taintedHint
-		if s.code == 128+int(unix.SIGTERM) {
+		switch {
+		case s.code == 128+int(unix.SIGTERM):
 			todo = "its command does not handle SIGTERM: a script around the node must exec it"
+		case s.code < 128:
+			codes := strconv.Itoa(s.code)
+			for _, c := range s.o.CleanExit {
+				codes += "," + strconv.Itoa(c)
+			}
+			todo = "look at the node's log; where it always ends so when it is asked to, give its `eddy supervise` the flag --clean-exit " + codes
 		}
 		s.endHold()
 		s.startAgain()

@@ -211,6 +211,9 @@ func TestSuperviseStopsThatGoWrong(t *testing.T) {
 			if err != nil {
 				t.Logf("%v\n hint: %s", err, hint.Of(err))
 			}
+			if advice := hint.Of(err); strings.Contains(advice, "--clean-exit 2,0,130,143") != (tc.mode == "exit 2") {
+				t.Errorf("hint: %s", advice)
+			}
 			if errors.Is(err, ErrStopping) != (tc.want == ErrStopTimeout) || errors.Is(err, ErrDown) {
 				t.Errorf("of the node it says: %v", err)
 			}
