@@ -15,7 +15,8 @@ LAB     := bin/lab s3 --
 export EDDY_LAB_BIN := $(LABBIN)
 
 # A real Cosmos SDK chain's programs, by the state of their own module.
-WASMD := $(dir $(LABBIN))wasmd-$(shell cat lab/wasmd/go.mod lab/wasmd/go.sum | sha256sum | cut -c1-16)
+WASMDTAGS := netgo,pebbledb
+WASMD := $(dir $(LABBIN))wasmd-$(shell (echo $(WASMDTAGS); cat lab/wasmd/go.mod lab/wasmd/go.sum) | sha256sum | cut -c1-16)
 
 # A Debian with a systemd of its own, for what needs one; the number is of its list.
 SYSROOT := $(dir $(LABBIN))debian-12-systemd-1
@@ -72,7 +73,7 @@ $(WASMD)/wasmd:
 	mkdir -p $(@D)
 	cd lab/wasmd && $(GO) build -trimpath -buildvcs=false -o $(@D)/cosmovisor cosmossdk.io/tools/cosmovisor/cmd/cosmovisor
 	cd lab/wasmd && cp -f "$$($(GO) list -m -f '{{.Dir}}' github.com/CosmWasm/wasmvm/v3)/internal/api/libwasmvm.$$(uname -m).so" $(@D)/
-	cd lab/wasmd && CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags netgo -ldflags '-s -w \
+	cd lab/wasmd && CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags $(WASMDTAGS) -ldflags '-s -w \
 		-X github.com/cosmos/cosmos-sdk/version.Name=wasm -X github.com/cosmos/cosmos-sdk/version.AppName=wasmd \
 		-extldflags "-Wl,-rpath,$$ORIGIN"' -o $@.$$$$ github.com/CosmWasm/wasmd/cmd/wasmd && mv $@.$$$$ $@
 
@@ -124,7 +125,9 @@ e2e-short: deps bin/eddy bin/lab ## the demo in its other forms, and the stage o
 	cd lab && $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 20m ./e2e
 
 e2e-drill: bin/eddy lab-wasmd ## drills a real SDK chain, and 1 GB of real blocks; SIZE=100 (MB) for a short one (minutes)
-	cd lab && SIZE=$(SIZE) EDDY_LAB_WASMD=$(WASMD) $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
+	contract="$$(cd lab/wasmd && $(GO) mod download -json github.com/CosmWasm/wasmd | sed -n 's/.*"Dir": "\(.*\)",/\1/p')/x/wasm/keeper/testdata/hackatom.wasm" && \
+		cd lab && SIZE=$(SIZE) EDDY_LAB_WASMD=$(WASMD) EDDY_LAB_CONTRACT=$$contract $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
+	[ "$$(id -u)" != 0 ] || $(GOTEST) -tags '$(TAGS) root' -count=1 -run TestRoot ./observer/cometbft/drill
 
 e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart chaos ## all of that against real systems (root; half an hour)
 
