@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -58,9 +59,11 @@ func stageOf(t testing.TB, home, id string) *Stage {
 	return st
 }
 
-// archiveOf encodes a stage into volumes in memory.
+// archiveOf encodes a stage into volumes in memory, with frames of smallFrame unless
+// told otherwise.
 func archiveOf(t testing.TB, st *Stage, o PlanOptions) [][]byte {
 	t.Helper()
+	o.frame = cmp.Or(o.frame, smallFrame)
 	o.Archive = st.ID()
 	p, err := NewPlan(st, st.Roots(), o)
 	if err != nil {
@@ -139,15 +142,21 @@ func random(t testing.TB, n int) []byte {
 	return b
 }
 
-// smallHome has a file of every kind that the format treats differently.
+// smallHome has a file of every kind that the format treats differently, for frames
+// of smallFrame.
 func smallHome(t testing.TB) string {
+	t.Helper()
+	return homeFor(t, smallFrame)
+}
+
+func homeFor(t testing.TB, frame int) string {
 	t.Helper()
 	home := t.TempDir()
 	write(t, filepath.Join(home, "data/app.db/000005.ldb"), random(t, 300<<10))
 	write(t, filepath.Join(home, "data/app.db/000012.ldb"), bytes.Repeat([]byte("height and hash "), 70<<10))
 	write(t, filepath.Join(home, "data/app.db/CURRENT"), []byte("MANIFEST-000001\n"))
 	write(t, filepath.Join(home, "data/app.db/000013.log"), random(t, 1000))
-	write(t, filepath.Join(home, "data/large.ldb"), random(t, 17<<20+123))
+	write(t, filepath.Join(home, "data/large.ldb"), random(t, 2*frame+123))
 	write(t, filepath.Join(home, "data/empty"), nil)
 	write(t, filepath.Join(home, "data/odd\nname \xff\\"), []byte("odd"))
 	write(t, filepath.Join(home, "wasm", strings.Repeat("deep/", 30), "file"), []byte("deep"))
@@ -158,7 +167,7 @@ func smallHome(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Truncate(9<<20), f.Close()); err != nil {
+	if err := errors.Join(f.Truncate(int64(frame)+1<<20), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return home
@@ -173,10 +182,10 @@ func diff(t testing.TB, a, b string) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	home := smallHome(t)
+	home := homeFor(t, frameContent)
 	st := stageOf(t, home, "20261120T235500Z-auto-000001")
 	for _, volumeSize := range []int64{0, 1 << 20} {
-		vols := archiveOf(t, st, PlanOptions{VolumeSize: volumeSize})
+		vols := archiveOf(t, st, PlanOptions{VolumeSize: volumeSize, frame: frameContent})
 		if volumeSize != 0 && len(vols) < 2 {
 			t.Fatalf("%d volumes, want several", len(vols))
 		}
@@ -288,7 +297,7 @@ func TestEveryFlippedBitAndEveryCutIsFound(t *testing.T) {
 
 func TestMissingAndStrangeVolumesAreFound(t *testing.T) {
 	st := stageOf(t, smallHome(t), "20261120T235500Z-auto-000005")
-	vols := archiveOf(t, st, PlanOptions{VolumeSize: 4 << 20})
+	vols := archiveOf(t, st, PlanOptions{VolumeSize: 1 << 20})
 	if len(vols) < 3 {
 		t.Fatalf("%d volumes, want three at least", len(vols))
 	}

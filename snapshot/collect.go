@@ -188,7 +188,7 @@ func (v *Volume) again(ctx context.Context, f framePlan, id string) ([]byte, err
 	}
 	w := &v.redone.w
 	w.plan = f
-	r := &reader{src: v.plan.src, apart: true}
+	r := &reader{src: v.plan.src, frame: v.plan.o.frame, apart: true}
 	err := r.fill(w)
 	r.close()
 	if err != nil {

@@ -46,7 +46,7 @@ func TestAnExtractionGoesOn(t *testing.T) {
 	write(t, filepath.Join(home, "data/app.db/000005.ldb"), random(t, 300<<10))
 	write(t, filepath.Join(home, "data/app.db/000012.ldb"), bytes.Repeat([]byte("height and hash "), 70<<10))
 	write(t, filepath.Join(home, "data/app.db/CURRENT"), []byte("MANIFEST-000001\n"))
-	write(t, filepath.Join(home, "data/large.ldb"), append(make([]byte, 9<<20), random(t, 200<<10)...))
+	write(t, filepath.Join(home, "data/large.ldb"), append(make([]byte, smallFrame+64<<10), random(t, 200<<10)...))
 	write(t, filepath.Join(home, "data/empty"), nil)
 	for i := range 4 {
 		write(t, filepath.Join(home, "wasm", fmt.Sprint(i)), random(t, 40<<10))

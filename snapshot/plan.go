@@ -52,6 +52,10 @@ type PlanOptions struct {
 	Workers    int       // encoders; 0: one for each processor
 	Sums       io.Writer // gets a line for each file, as sha256sum writes them; may be nil
 	Producer   string    // "eddy v1.2.3"
+
+	// frame stands in for frameContent in tests of what happens at the borders of
+	// frames, which need many of them and not 8 MiB in each; 0: frameContent.
+	frame int64
 }
 
 // Plan is an archive before its bytes: names and sizes in order, cut into frames
@@ -106,11 +110,14 @@ func NewPlan(src Source, roots []Root, o PlanOptions) (*Plan, error) {
 	if o.Workers == 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
-	p := &Plan{src: src, roots: roots, o: o, reader: reader{src: src}}
+	if o.frame == 0 {
+		o.frame = frameContent
+	}
+	p := &Plan{src: src, roots: roots, o: o, reader: reader{src: src, frame: o.frame}}
 	h := sha256.New()
 	fmt.Fprintf(h, "eddy plan %d\nvolume %d\n", formatVersion, o.VolumeSize)
 	var v volumeSize
-	for f, err := range cut(src.Entries()) {
+	for f, err := range cut(src.Entries(), o.frame) {
 		if err != nil {
 			return nil, err
 		}
@@ -172,7 +179,7 @@ func (p *Plan) Next(ctx context.Context) (*Volume, error) {
 		p.last.closeRedone()
 	}
 	if p.pull == nil {
-		p.pull, p.stop = iter.Pull2(cut(p.src.Entries()))
+		p.pull, p.stop = iter.Pull2(cut(p.src.Entries(), p.o.frame))
 	}
 	if p.next == len(p.volumes) {
 		return nil, io.EOF
@@ -211,7 +218,7 @@ func (p *Plan) Ended(volume int) iter.Seq2[Entry, error] {
 		for _, v := range p.volumes[:volume+1] {
 			frames += v.frames
 		}
-		for f, err := range cut(p.src.Entries()) {
+		for f, err := range cut(p.src.Entries(), p.o.frame) {
 			if err != nil {
 				yield(Entry{}, err)
 				return
@@ -310,8 +317,9 @@ func (p *piecePlan) ends() bool { return p.entry.Type == TypeFile && p.off+p.n =
 func endFrame() framePlan { return framePlan{end: true, size: 2 * tarBlock} }
 
 // cut groups entries into frames. An insertion moves the border of one group
-// only, because borders are chosen by the names themselves.
-func cut(entries iter.Seq2[Entry, error]) iter.Seq2[framePlan, error] {
+// only, because borders are chosen by the names themselves. frame is how much of a
+// file goes into one, in bytes.
+func cut(entries iter.Seq2[Entry, error], frame int64) iter.Seq2[framePlan, error] {
 	return func(yield func(framePlan, error) bool) {
 		var group framePlan
 		var dir string
@@ -339,7 +347,7 @@ func cut(entries iter.Seq2[Entry, error]) iter.Seq2[framePlan, error] {
 				return
 			}
 			if e.Size >= ownFrame {
-				if !flush() || !yieldLarge(yield, e, h) {
+				if !flush() || !yieldLarge(yield, e, h, frame) {
 					return
 				}
 				continue
@@ -358,9 +366,9 @@ func cut(entries iter.Seq2[Entry, error]) iter.Seq2[framePlan, error] {
 	}
 }
 
-func yieldLarge(yield func(framePlan, error) bool, e Entry, h []byte) bool {
-	for off := int64(0); off < e.Size; off += frameContent {
-		p := piecePlan{entry: e, off: off, n: min(frameContent, e.Size-off)}
+func yieldLarge(yield func(framePlan, error) bool, e Entry, h []byte, frame int64) bool {
+	for off := int64(0); off < e.Size; off += frame {
+		p := piecePlan{entry: e, off: off, n: min(frame, e.Size-off)}
 		if off == 0 {
 			p.header = h
 		}

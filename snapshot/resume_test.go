@@ -14,7 +14,12 @@ import (
 	"testing"
 )
 
-// mixedHome has small files, files of several frames, and names of all kinds.
+// smallFrame is how much of a file is in a frame where a test needs many of them.
+// Frames of the real size are those of TestGolden and TestRoundTrip.
+const smallFrame = 512 << 10
+
+// mixedHome has small files, files of several frames of smallFrame, and names of all
+// kinds.
 func mixedHome(t testing.TB) string {
 	t.Helper()
 	home := fastDir(t)
@@ -32,11 +37,11 @@ func mixedHome(t testing.TB) string {
 	for i := range 40 {
 		write(fmt.Sprintf("data/a.db/%06d.ldb", i), r.IntN(2000))
 	}
-	write("data/a.db/000100.ldb", 2*frameContent+17)
+	write("data/a.db/000100.ldb", 2*smallFrame+17)
 	write("data/a.db/000101.ldb", ownFrame)
 	write("data/b/CURRENT", 16)
 	write("data/b/empty", 0)
-	write("data/b/log", frameContent+1)
+	write("data/b/log", smallFrame+1)
 	return home
 }
 
@@ -105,7 +110,7 @@ func (c counted) Open(e Entry) (*os.File, error) {
 func TestPlanGoesOn(t *testing.T) {
 	st := stageOf(t, mixedHome(t), "resume")
 	var sums bytes.Buffer
-	o := PlanOptions{Archive: st.ID(), VolumeSize: frameContent, Sums: &sums}
+	o := PlanOptions{Archive: st.ID(), VolumeSize: smallFrame, frame: smallFrame, Sums: &sums}
 	all := makeAll(t, st, o)
 	want := sums.String()
 	if len(all) < 4 || !slices.ContainsFunc(all, func(m made) bool { return m.result.Carry != nil }) {
@@ -206,7 +211,7 @@ func goOn(t *testing.T, st *Stage, o PlanOptions, all []made, at, n int) (volume
 func TestPlanGoesOnWithItsOwnOnly(t *testing.T) {
 	home := mixedHome(t)
 	st := stageOf(t, home, "own")
-	o := PlanOptions{Archive: st.ID(), VolumeSize: frameContent}
+	o := PlanOptions{Archive: st.ID(), VolumeSize: smallFrame, frame: smallFrame}
 	all := makeAll(t, st, o)
 	for what, change := range map[string]func([]Known) []Known{
 		"another length":   func(k []Known) []Known { k[0].Record = []byte(`{"ulen":7}`); return k },
@@ -242,7 +247,7 @@ func TestPlanGoesOnWithItsOwnOnly(t *testing.T) {
 func TestFrameThatChanged(t *testing.T) {
 	home := mixedHome(t)
 	st := stageOf(t, home, "changed")
-	o := PlanOptions{Archive: st.ID()}
+	o := PlanOptions{Archive: st.ID(), frame: smallFrame}
 	all := makeAll(t, st, o)
 	f, err := os.OpenFile(filepath.Join(home, StageDir, "changed", "data/b/log"), os.O_WRONLY, 0)
 	if err != nil {

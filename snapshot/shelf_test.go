@@ -19,7 +19,7 @@ import (
 func TestShelf(t *testing.T) {
 	home := mixedHome(t)
 	old := stageOf(t, home, "old")
-	vols := archiveOf(t, old, PlanOptions{VolumeSize: frameContent})
+	vols := archiveOf(t, old, PlanOptions{VolumeSize: smallFrame})
 	var all []*Index
 	for _, v := range sources(vols) {
 		x, err := ReadIndex(t.Context(), v)
@@ -71,7 +71,7 @@ func TestShelf(t *testing.T) {
 		}
 	}
 	st := stageOf(t, home, "new")
-	p, err := NewPlan(st, st.Roots(), PlanOptions{Archive: st.ID()})
+	p, err := NewPlan(st, st.Roots(), PlanOptions{Archive: st.ID(), frame: smallFrame})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func proofOf(t testing.TB) [][]byte {
 		rand.Read(b)
 		put(fmt.Sprintf("%d.ldb", i), b)
 	}
-	put("large.log", bytes.Repeat([]byte("a line of a log\n"), 20<<20/16))
+	put("large.log", bytes.Repeat([]byte("a line of a log\n"), 5*smallFrame/2/16))
 	vols := archiveOf(t, stageOf(t, home, "proof"), PlanOptions{Level: 1, VolumeSize: 1 << 20})
 	if len(vols) < 3 {
 		t.Fatalf("only %d volumes", len(vols))

@@ -276,9 +276,10 @@ func (v *Volume) readAll(ctx context.Context, first int64, free <-chan *work, to
 // reader is the one that reads the source. A file that goes on in the next frame,
 // or the next volume, stays open, with its running hash.
 type reader struct {
-	src  Source
-	file *os.File
-	sum  hash.Hash
+	src   Source
+	frame int64 // content of the largest frames, bytes
+	file  *os.File
+	sum   hash.Hash
 	// apart: frames come out of order, and the hashes of files that span them are
 	// known already.
 	apart bool
@@ -299,7 +300,7 @@ func (r *reader) fill(w *work) error {
 		w.raw = append(w.raw, make([]byte, w.plan.size)...)
 		return nil
 	}
-	w.reserve(int(w.plan.size))
+	w.reserve(int(w.plan.size), int(r.frame))
 	for _, p := range w.plan.pieces {
 		w.raw = append(w.raw, p.header...)
 		sum := ""
@@ -322,12 +323,12 @@ var zeros [tarBlock]byte
 // reserve makes room for n decoded bytes and what they are encoded to. Buffers
 // that grew from frame to frame would leave garbage several times their size, so
 // the first large frame gets what the largest needs.
-func (w *work) reserve(n int) {
+func (w *work) reserve(n, frame int) {
 	if cap(w.raw) >= n {
 		return
 	}
 	if n > groupContent+groupEntries*4*tarBlock {
-		n = max(n, frameContent+64<<10)
+		n = max(n, frame+64<<10)
 	}
 	w.raw = make([]byte, 0, n)
 	w.out = make([]byte, 0, n+n>>10+256)
