@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ type Config struct {
 	Profile      string // of the shared AWS configuration
 	StorageClass string // of the objects that Put makes; "": the bucket's default
 	SSE          SSE
-	PartSize     int64 // bytes; 0: by the object's size
+	PartSize     int64 // bytes; 0: by the object's size; a directory takes any
 	Concurrency  int   // parts in flight; 0: 4
 
 	// MinRate is the slowest transfer that is still waited for, in bytes a second
@@ -51,6 +52,10 @@ type Config struct {
 	// Log hears of calls that are tried again, and at the debug level of every
 	// part. The zero value is silent.
 	Log zerolog.Logger
+
+	// unit is what sizes of parts are multiples of, in bytes; 0: a MiB. Less is for
+	// tests, of stores that take parts of any size.
+	unit int64
 }
 
 // SSE is server-side encryption: Mode "", "AES256" or "aws:kms".
@@ -108,7 +113,8 @@ func (c Config) Validate() error {
 	if c.SSE.KMSKeyID != "" && c.SSE.Mode != "aws:kms" {
 		bad("set the mode to aws:kms, or remove the key", "a KMS key without mode aws:kms")
 	}
-	if c.PartSize != 0 && (c.PartSize < minPart && c.Transport == nil || c.PartSize > maxPart) {
+	limited := c.Transport == nil && c.unit == 0 && !strings.HasPrefix(c.URL, "file:")
+	if c.PartSize < 0 || c.PartSize > maxPart || c.PartSize != 0 && c.PartSize < minPart && limited {
 		bad("write 5 MiB to 5 GiB, or 0", "part size %d", c.PartSize)
 	}
 	if c.Concurrency < 0 || c.MinRate < 0 || c.Slack < 0 || c.GiveUp < 0 {
@@ -152,7 +158,7 @@ func Open(ctx context.Context, c Config) (Store, error) {
 	c = c.withDefaults()
 	if u.Scheme == "file" {
 		s := newFileStore(u.Path)
-		s.fs = c.FS
+		s.fs, s.c = c.FS, c
 		return s, nil
 	}
 	var more []func(*s3.Options)
@@ -168,7 +174,16 @@ func (c Config) partSize(upper int64) int64 {
 	if c.PartSize != 0 {
 		return c.PartSize
 	}
-	return max(8*mib, (upper+9000*mib-1)/(9000*mib)*mib)
+	unit := cmp.Or(c.unit, mib)
+	return max(8*unit, (upper+9000*unit-1)/(9000*unit)*unit)
+}
+
+// leastPart is the smallest part that is not the last one of its upload.
+func (c Config) leastPart() int64 {
+	if c.PartSize != 0 {
+		return min(minPart, c.PartSize)
+	}
+	return min(minPart, 5*cmp.Or(c.unit, mib))
 }
 
 // inFlight is how many parts are sent at once: fewer where parts are larger than

@@ -93,17 +93,17 @@ func (p *patched) soFar() Moved {
 	return m
 }
 
-// patch puts an object of 41 MiB, and makes another of two runs of it with bytes
+// patch puts an object of 41 units, and makes another of two runs of it with bytes
 // between, before and behind. Of its six parts three stand whole in a run.
 func patch(t testing.TB, s Store) (*patched, Object) {
 	t.Helper()
-	src := content(41, 41<<20)
+	src := content(41, 41*unit)
 	o := mustPut(t, s, "gaia/data/old/vol", src)
 	at := func(off, n int) run {
 		return run{src[off : off+n], &Range{Key: o.Key, ETag: o.ETag, Off: int64(off)}}
 	}
-	return &patched{piece: 3 << 20, runs: []run{
-		{b: content(42, 5<<20)}, at(1000, 20<<20), {b: content(43, 100)}, at(21<<20, 20<<20), {b: content(44, 3<<20)},
+	return &patched{piece: 3 * unit, runs: []run{
+		{b: content(42, 5*unit)}, at(1000, 20*unit), {b: content(43, 100)}, at(21*unit, 20*unit), {b: content(44, 3*unit)},
 	}}, o
 }
 
@@ -138,7 +138,7 @@ func testCopies(t *testing.T, s Store) {
 	m := p.soFar()
 	copied := int64(0)
 	if s.Copies() {
-		copied = 3 * 8 << 20
+		copied = 3 * 8 * unit
 	}
 	if m.Copied != copied || m.Sent != o.Size-copied || m.Kept != 0 || s.Copies() != (caps.PartCopy == Kept) {
 		t.Errorf("moved %+v of %d bytes, want %d copied", m, o.Size, copied)
@@ -229,10 +229,10 @@ func TestRottenCopies(t *testing.T) {
 			if _, err := NewCatalog(s, "gaia").Probe(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			src := content(41, 20<<20)
+			src := content(41, 20*unit)
 			o := mustPut(t, s, "old", src)
-			p := &patched{piece: 3 << 20, runs: []run{{src, &Range{Key: o.Key, ETag: o.ETag}}, {b: []byte("the end")}}}
-			server.Rot("eddy/old", 10<<20)
+			p := &patched{piece: 3 * unit, runs: []run{{src, &Range{Key: o.Key, ETag: o.ETag}}, {b: []byte("the end")}}}
+			server.Rot("eddy/old", 10*unit)
 			r := p.request(t, "new")
 			if _, err := s.Put(t.Context(), r); !errors.Is(err, ErrCopied) || errors.Is(err, ErrDamaged) {
 				t.Fatalf("%v", err)
@@ -268,7 +268,7 @@ func TestCopiesAreGoneOnWith(t *testing.T) {
 			if n++; n < 14 {
 				return false
 			}
-			for p.soFar().Copied < 2*8<<20 {
+			for p.soFar().Copied < 2*8*unit {
 				time.Sleep(time.Millisecond)
 			}
 			return true
@@ -284,7 +284,7 @@ func TestCopiesAreGoneOnWith(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.same(t, s, o)
-		if m := p.soFar(); m.KeptCopied < 2*8<<20 || m.Kept+m.Sent+m.Copied != o.Size {
+		if m := p.soFar(); m.KeptCopied < 2*8*unit || m.Kept+m.Sent+m.Copied != o.Size {
 			t.Errorf("way %d: moved %+v of %d bytes", way, m, o.Size)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 // short.
 func fake(t testing.TB, q s3fake.Quirks, set ...func(*Config)) (*s3Store, *s3fake.Server) {
 	t.Helper()
+	q.SmallParts = unit < mib
 	server := s3fake.New("bucket", q)
 	return fakeAt(t, server, set...), server
 }
@@ -28,7 +29,7 @@ func fakeAt(t testing.TB, server *s3fake.Server, set ...func(*Config)) *s3Store 
 	t.Cleanup(web.Close)
 	wire := http.DefaultTransport.(*http.Transport).Clone()
 	t.Cleanup(wire.CloseIdleConnections)
-	c := Config{URL: "s3://" + server.Bucket + "/eddy", Region: "us-east-1", Endpoint: web.URL, Slack: 5 * time.Second, GiveUp: 2 * time.Second}
+	c := Config{URL: "s3://" + server.Bucket + "/eddy", Region: "us-east-1", Endpoint: web.URL, Slack: 5 * time.Second, GiveUp: 2 * time.Second, unit: unit}
 	for _, f := range set {
 		f(&c)
 	}

@@ -38,6 +38,7 @@ const tmpMark = ".tmp-"
 type fileStore struct {
 	dir string
 	fs  fsx.FS
+	c   Config // for the sizes of parts
 }
 
 var _ Store = (*fileStore)(nil)
@@ -160,7 +161,7 @@ func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {
 	if err != nil {
 		return Object{}, err
 	}
-	u := &fileUpload{s: s, r: r, dst: p, partSize: Config{}.partSize(r.Upper)}
+	u := &fileUpload{s: s, r: r, dst: p, partSize: s.c.partSize(r.Upper)}
 	old, err := u.resume(ctx)
 	if err != nil {
 		return Object{}, err

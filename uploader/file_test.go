@@ -18,7 +18,7 @@ import (
 func TestFileStore(t *testing.T) {
 	suite(t, func(t *testing.T) Store {
 		// Not there yet, deep, and with characters that a URL escapes.
-		s, err := Open(t.Context(), Config{URL: newFileStore(filepath.Join(t.TempDir(), "back ups", "100%")).URL()})
+		s, err := Open(t.Context(), Config{URL: newFileStore(filepath.Join(t.TempDir(), "back ups", "100%")).URL(), unit: unit})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -134,14 +134,15 @@ func (t *trial) steer() {
 // tryParts uploads parts of unequal size, and equal ones where those are refused.
 func (t *trial) tryParts(ctx context.Context) error {
 	const small = 1000 // bytes of the last part
+	least := int(t.s.c.leastPart())
 	t.caps.UnequalParts = Kept
-	o, err := t.put(ctx, minPart, minPart+mib, small)
+	o, err := t.put(ctx, least, least+least/5, small)
 	if hasCode(err, "InvalidObjectState") { // as parts were read back
 		return err
 	}
 	if errors.Is(err, ErrRefused) || errors.Is(err, ErrDamaged) {
 		t.caps.UnequalParts = Refused
-		o, err = t.put(ctx, minPart, minPart, small)
+		o, err = t.put(ctx, least, least, small)
 	}
 	if err != nil {
 		return err
@@ -307,7 +308,8 @@ func (t *trial) tryCopies(ctx context.Context, from Object) {
 }
 
 func (t *trial) tryCopy(ctx context.Context, from Object, plain bool) Answer {
-	const off, n, tail = 1000, minPart, "eddy"
+	const off, tail = 1000, "eddy"
+	n := t.s.c.leastPart()
 	u := t.s.newUpload(PutRequest{Key: t.copied})
 	u.plain.Store(plain)
 	if u.create(ctx) != nil {
@@ -316,7 +318,7 @@ func (t *trial) tryCopy(ctx context.Context, from Object, plain bool) Answer {
 	t.open = append(t.open, u)
 	last := part{number: 2, off: n, len: int64(len(tail)), buf: []byte(tail), crc: crc.NVME([]byte(tail))}
 	// The border of the large object's first two parts is in the range.
-	sum := crc.Combine(crc.NVME(bytes.Repeat([]byte{'a'}, n-off)), crc.NVME(bytes.Repeat([]byte{'b'}, off)), off)
+	sum := crc.Combine(crc.NVME(bytes.Repeat([]byte{'a'}, int(n-off))), crc.NVME(bytes.Repeat([]byte{'b'}, off)), off)
 	u.parts = []sentPart{{len: n}, {off: n, len: last.len}}
 	err := t.once(ctx, func(ctx context.Context) (err error) {
 		u.parts[0].etag, u.parts[0].crc, err = u.copyOnce(ctx, part{number: 1, from: &Range{Key: t.large, ETag: from.ETag, Off: off, Len: n}})
@@ -347,8 +349,7 @@ func (t *trial) tryCopy(ctx context.Context, from Object, plain bool) Answer {
 			return Ignored
 		}
 	}
-	const at = minPart - off - 8
-	r, err := t.s.Open(ctx, t.copied, "", at, 16)
+	r, err := t.s.Open(ctx, t.copied, "", n-off-8, 16)
 	if err != nil {
 		return Unknown
 	}

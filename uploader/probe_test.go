@@ -72,10 +72,10 @@ var kinds = []struct {
 	},
 }
 
-// largeBackup is a READY backup of 11 MiB.
+// largeBackup is a READY backup of two parts.
 func largeBackup(t *testing.T, c *Catalog, label string, height uint64) (id string, body []byte) {
 	t.Helper()
-	body = content(height, 11<<20)
+	body = content(height, 11*unit)
 	m := Manifest{ID: NewID(t0, label), Label: label, Cluster: c.cluster, Incarnation: "aa", Created: t0}
 	m.Position.Index, m.Position.Time = height, t0
 	o := mustPut(t, c.Store(), c.ObjectKey(m.ID, VolumeName(0)), body)
@@ -115,7 +115,7 @@ func TestEveryKindOfStore(t *testing.T) {
 			for _, op := range []string{"PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"} {
 				before[op] = server.Calls(op)
 			}
-			s = fakeAt(t, server, func(c *Config) { c.PartSize = minPart })
+			s = fakeAt(t, server, func(c *Config) { c.PartSize = 5 * unit })
 			caps.Endpoint = s.c.Endpoint // the same server, at another address
 			if !s.Use(caps) {
 				t.Fatal("the result of the probe is refused")

@@ -96,15 +96,15 @@ func (p *producer) request(t testing.TB, key string) PutRequest {
 // An upload that broke off is gone on with: what the store has is neither made
 // nor sent again, and what comes out is the same object.
 func testResume(t *testing.T, s Store) {
-	const part = 8 << 20
+	const part = 8 * unit
 	b := content(20, 5*part+12345)
-	p := &producer{b: b, sizes: []int{3 << 20, 100, 5 << 20}, dies: 12}
+	p := &producer{b: b, sizes: []int{3 * unit, 100, 5 * unit}, dies: 12}
 	p.until = func(m Moved) bool { return m.Kept+m.Sent == 4*part }
 	r := p.request(t, "resume/vol-0000")
 	if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
 		t.Fatal(err)
 	}
-	// The first 12 pieces are 32 MiB and a little: four parts.
+	// The first 12 pieces are 32 units and a little: four parts.
 	for range 2 {
 		p.dies, p.made, p.sent = 13, nil, 0
 		if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
@@ -146,7 +146,7 @@ func testResumeOther(t *testing.T, s Store) {
 			}
 		},
 	} {
-		p := &producer{b: content(21, 20<<20), sizes: []int{1 << 20}, dies: 18}
+		p := &producer{b: content(21, 20*unit), sizes: []int{unit}, dies: 18}
 		r := p.request(t, "other/vol-0000")
 		if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
 			t.Fatal(err)
@@ -173,15 +173,15 @@ func testResumeOther(t *testing.T, s Store) {
 // Bytes that are not what the journal says are never joined with those that were
 // sent: nothing appears, and the next run begins anew.
 func testResumeChanged(t *testing.T, s Store) {
-	b := content(22, 20<<20+500)
-	p := &producer{b: b, sizes: []int{3 << 20}, dies: 6} // the seventh piece would go on in the third part
+	b := content(22, 20*unit+500)
+	p := &producer{b: b, sizes: []int{3 * unit}, dies: 6} // the seventh piece would go on in the third part
 	r := p.request(t, "changed/vol-0000")
 	if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
 		t.Fatal(err)
 	}
 	// The piece that the second part ends in was not noted: it is made again.
 	p.b = bytes.Clone(b)
-	p.b[15<<20]++
+	p.b[15*unit]++
 	p.dies = -1
 	if _, err := s.Put(t.Context(), r); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("%v, want ErrDamaged", err)
@@ -201,7 +201,7 @@ func TestResumeRefused(t *testing.T) {
 	for code, kept := range map[string]int{"InvalidRequest": 0, "InvalidPart": 0, "AccessDenied": 1} {
 		t.Run(code, func(t *testing.T) {
 			var refuses atomic.Bool
-			server := s3fake.New("bucket", s3fake.Quirks{})
+			server := s3fake.New("bucket", s3fake.Quirks{SmallParts: unit < mib})
 			server.Fault = func(c s3fake.Call) *s3fake.Reply {
 				if c.Op == "CompleteMultipartUpload" && refuses.Load() {
 					return &s3fake.Reply{Status: 400, Code: code}
@@ -209,7 +209,7 @@ func TestResumeRefused(t *testing.T) {
 				return nil
 			}
 			s := fakeAt(t, server)
-			p := &producer{b: content(24, 20<<20), sizes: []int{1 << 20}, dies: 18}
+			p := &producer{b: content(24, 20*unit), sizes: []int{unit}, dies: 18}
 			r := p.request(t, "refused/vol-0000")
 			if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
 				t.Fatal(err)
@@ -236,7 +236,7 @@ func TestResumeRefused(t *testing.T) {
 // A run that died between the end of the upload and the removal of its journal
 // has done all there is to do.
 func testResumeDone(t *testing.T, s Store) {
-	p := &producer{b: content(23, 17<<20), sizes: []int{2 << 20}, dies: -1}
+	p := &producer{b: content(23, 17*unit), sizes: []int{2 * unit}, dies: -1}
 	r := p.request(t, "done/vol-0000")
 	var journal []byte
 	r.Moved = func(Moved) {
@@ -272,7 +272,7 @@ func testResumeDone(t *testing.T, s Store) {
 
 // Between the store's last answer and the caller's own record nothing is lost.
 func testStored(t *testing.T, s Store) {
-	p := &producer{b: content(24, 9<<20), sizes: []int{2 << 20}, dies: -1}
+	p := &producer{b: content(24, 9*unit), sizes: []int{2 * unit}, dies: -1}
 	r := p.request(t, "stored/vol-0000")
 	died := errors.New("died")
 	r.Stored = func(o Object) error {

@@ -102,7 +102,7 @@ func request(t testing.TB, key string, b []byte, sizes ...int) PutRequest {
 
 func mustPut(t testing.TB, s Store, key string, b []byte) Object {
 	t.Helper()
-	o, err := s.Put(t.Context(), request(t, key, b, 3<<20))
+	o, err := s.Put(t.Context(), request(t, key, b, 3*unit))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,8 +148,8 @@ func absent(t testing.TB, path string) {
 }
 
 func testRoundTrip(t *testing.T, s Store) {
-	b := content(1, 64<<20+12345)
-	r := request(t, "c/data/id/vol-0000.tar.zst", b, 8<<20, 1, 5<<20+7, 100)
+	b := content(1, 64*unit+12345)
+	r := request(t, "c/data/id/vol-0000.tar.zst", b, 8*unit, 1, 5*unit+7, 100)
 	var moved atomic.Value
 	r.Moved = func(m Moved) { moved.Store(m) }
 	o, err := s.Put(t.Context(), r)
@@ -178,7 +178,7 @@ func testRoundTrip(t *testing.T, s Store) {
 }
 
 func testSizes(t *testing.T, s Store) {
-	const part = 8 << 20
+	const part = 8 * unit
 	for _, n := range []int{1, 2, part - 1, part, part + 1} {
 		key := fmt.Sprintf("sizes/%d", n)
 		b := content(uint64(n), n)
@@ -231,7 +231,7 @@ func testRanges(t *testing.T, s Store) {
 
 // A reader that was opened gives the old bytes or an error, never a mixture.
 func testReplaced(t *testing.T, s Store) {
-	old, fresh := content(4, 4<<20), content(5, 4<<20)
+	old, fresh := content(4, 4*unit), content(5, 4*unit)
 	o := mustPut(t, s, "x/object", old)
 	r, err := s.Open(t.Context(), "x/object", "", 0, -1)
 	if err != nil {
@@ -258,10 +258,10 @@ func testReplaced(t *testing.T, s Store) {
 var errProducer = errors.New("the stage is gone")
 
 func testUnfinished(t *testing.T, s Store) {
-	b := content(6, 20<<20)
+	b := content(6, 20*unit)
 	r := request(t, "u/vol-0000", b)
 	r.Pieces = anew(func(yield func(Piece, error) bool) {
-		for p, err := range pieces(b, 1<<20) {
+		for p, err := range pieces(b, unit) {
 			if !yield(p, err) {
 				return
 			}
@@ -288,11 +288,11 @@ func testUnfinished(t *testing.T, s Store) {
 	}
 	var ends int64
 	for pc, err := range e.pieces() {
-		if ends += pc.Len; err != nil || pc.ID != fmt.Sprintf("piece-%d", ends>>20-1) || ends > parts || pc.CRC != crc.NVME(b[ends-pc.Len:ends]) {
+		if ends += pc.Len; err != nil || pc.ID != fmt.Sprintf("piece-%d", ends/unit-1) || ends > parts || pc.CRC != crc.NVME(b[ends-pc.Len:ends]) {
 			t.Errorf("the journal claims %+v, which ends at %d of %d, %v", pc, ends, parts, err)
 		}
 	}
-	if ends <= parts-1<<20 {
+	if ends <= parts-unit {
 		t.Errorf("the journal names pieces of %d bytes, of %d that were sent", ends, parts)
 	}
 	if _, err := s.Stat(t.Context(), r.Key); !errors.Is(err, ErrNotFound) {
@@ -310,7 +310,7 @@ func testUnfinished(t *testing.T, s Store) {
 }
 
 func testOldJournal(t *testing.T, s Store) {
-	b := content(7, 9<<20)
+	b := content(7, 9*unit)
 	r := request(t, "o/vol-0000", b)
 	r.Pieces = anew(func(yield func(Piece, error) bool) { yield(Piece{}, errProducer) })
 	if _, err := s.Put(t.Context(), r); !errors.Is(err, errProducer) {
@@ -320,7 +320,7 @@ func testOldJournal(t *testing.T, s Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Pieces = anew(pieces(b, 1<<20))
+	r.Pieces = anew(pieces(b, unit))
 	o, err := s.Put(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
@@ -361,7 +361,7 @@ func testUploads(t *testing.T, s Store) {
 	for _, key := range []string{"p/one", "p/two", "q/three"} {
 		r := request(t, key, nil)
 		r.Pieces = anew(func(yield func(Piece, error) bool) {
-			for p, err := range pieces(content(2, 9<<20), 1<<20) {
+			for p, err := range pieces(content(2, 9*unit), unit) {
 				if !yield(p, err) {
 					return
 				}
@@ -673,7 +673,7 @@ func testCancelled(t *testing.T, s Store) {
 	ctx, stop := context.WithCancelCause(t.Context())
 	cause := errors.New("the operator said so")
 	r := request(t, "c/middle", nil)
-	b := content(2, 1<<20)
+	b := content(2, unit)
 	n := 0
 	r.Pieces = anew(func(yield func(Piece, error) bool) {
 		for {
@@ -685,7 +685,7 @@ func testCancelled(t *testing.T, s Store) {
 			}
 		}
 	})
-	r.Upper = 100 << 20
+	r.Upper = 100 * unit
 	begun := time.Now()
 	_, err := s.Put(ctx, r)
 	if !errors.Is(err, cause) && !errors.Is(err, context.Canceled) {

@@ -52,8 +52,6 @@ func fill(t *testing.T, name string, n int) {
 // fakeBucket is a bucket that does what S3 does, but for its quirks.
 func fakeBucket(t *testing.T, q s3fake.Quirks) (uploader.Store, *s3fake.Server) {
 	t.Helper()
-	t.Setenv("AWS_ACCESS_KEY_ID", "key")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	q.SmallParts = true
 	server := s3fake.New("bucket", q)
 	web := httptest.NewServer(server)

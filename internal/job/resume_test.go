@@ -152,7 +152,8 @@ type bench struct {
 	catalog *uploader.Catalog
 	told    *told
 	now     time.Time
-	size    int // of a file, where all have one
+	size    int   // of a file, where all have one
+	unit    int64 // see benchUnit
 }
 
 // fastDir is a directory in memory where that can be had: these tests write much,
@@ -173,10 +174,17 @@ func fastDir(t *testing.T) string {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	return newBenchOf(t, benchUnit)
+}
+
+// newBenchOf makes a bench whose files, parts and volumes are so much larger or
+// smaller.
+func newBenchOf(t *testing.T, unit int64) *bench {
+	t.Helper()
 	home := fastDir(t)
 	r := rand.New(rand.NewPCG(3, 4))
 	for i := range 7 {
-		b := make([]byte, 3<<20)
+		b := make([]byte, 3*unit)
 		for j := 0; j < len(b); j += 8 {
 			binary.LittleEndian.PutUint64(b[j:], r.Uint64())
 		}
@@ -184,7 +192,7 @@ func newBench(t *testing.T) *bench {
 			t.Fatal(err)
 		}
 	}
-	s, err := uploader.Open(t.Context(), uploader.Config{URL: "file://" + fastDir(t)})
+	s, err := uploader.Open(t.Context(), uploader.Config{URL: "file://" + fastDir(t), PartSize: 8 * unit})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,14 +200,14 @@ func newBench(t *testing.T) *bench {
 	cat := uploader.NewCatalog(store, "c")
 	return &bench{
 		t: t, replica: &still{home: home, height: 10}, store: store, workdir: Workdir{Dir: fastDir(t)}, catalog: cat,
-		told: &told{}, now: time.Now(),
+		told: &told{}, now: time.Now(), unit: unit,
 	}
 }
 
 func (x *bench) backup(change func(*Backup)) (Summary, error) {
 	b := &Backup{
 		Replica: x.replica, Store: x.store, Catalog: x.catalog, Workdir: x.workdir, Cluster: "c", Label: "auto", Version: "v1",
-		VolumeSize: 9 << 20, Events: x.told, Reason: func(error) string { return ReasonOther }, Now: func() time.Time { return x.now },
+		VolumeSize: 9 * x.unit, Events: x.told, Reason: func(error) string { return ReasonOther }, Now: func() time.Time { return x.now },
 	}
 	if change != nil {
 		change(b)
@@ -248,7 +256,7 @@ func (x *bench) leavings() {
 // interrupt makes a run that breaks off in its second volume.
 func (x *bench) interrupt() (id string) {
 	x.t.Helper()
-	x.store.after, x.store.stored, x.store.err = 8, 8<<20, errors.New("the line is dead")
+	x.store.after, x.store.stored, x.store.err = 8, 8*x.unit, errors.New("the line is dead")
 	sum, err := x.backup(nil)
 	if !errors.Is(err, x.store.err) || sum.ID == "" {
 		x.t.Fatalf("%+v, %v", sum, err)
@@ -283,8 +291,8 @@ func TestUploadIsGoneOnWith(t *testing.T) {
 		t.Fatalf("latest is %+v, %v", b, err)
 	}
 	m := b.Manifest
-	if len(m.Runs) != 2 || m.Sizes.Source != 21<<20 || m.Sizes.Read != m.Runs[0].Read+m.Runs[1].Read ||
-		m.Sizes.Sent != m.Sizes.Stored || m.Runs[0].Sent < 16<<20 || m.Runs[1].Read > 21<<20-m.Runs[0].Sent+3<<20 {
+	if len(m.Runs) != 2 || m.Sizes.Source != 21*benchUnit || m.Sizes.Read != m.Runs[0].Read+m.Runs[1].Read ||
+		m.Sizes.Sent != m.Sizes.Stored || m.Runs[0].Sent < 16*benchUnit || m.Runs[1].Read > (21+3)*benchUnit-m.Runs[0].Sent {
 		t.Errorf("runs %+v, sizes %+v", m.Runs, m.Sizes)
 	}
 	if sum.ReadBytes != m.Runs[1].Read || sum.SentBytes != m.Runs[1].Sent || !strings.Contains(sum.Line(), "an earlier run had begun it") {

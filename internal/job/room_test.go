@@ -51,7 +51,7 @@ func TestRoomGetsLow(t *testing.T) {
 		"low, nothing pinned": {low(100*gib) - 1, false, false, 3},
 	} {
 		t.Run(what, func(t *testing.T) {
-			x := newBench(t)
+			x := newBenchOf(t, 1<<20) // less is not worth a look
 			x.store.each = func(int) {
 				// Not before the watch has had its first look.
 				if !c.compact {

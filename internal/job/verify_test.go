@@ -100,8 +100,6 @@ func newBucket(t *testing.T, kind string) *bucket {
 			q.Checksums = s3fake.SumsIgnored
 		}
 		s := s3fake.New("bucket", q)
-		t.Setenv("AWS_ACCESS_KEY_ID", "key")
-		t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 		c.URL, c.Region, c.Endpoint, c.Transport, c.PartSize = "s3://bucket/eddy", "us-east-1", "http://s3.test", inProcess{s}, 1<<20
 		b.get = func(key string) []byte { data, _ := s.Object("eddy/" + key); return data }
 		b.alter = func(key string, data []byte) func() { return s.Alter("eddy/"+key, data, kind == "s3 rot") }
@@ -127,7 +125,7 @@ func homeOf(t *testing.T, seed uint64) string {
 			t.Fatal(err)
 		}
 	}
-	for i := range 7 {
+	for i := range 6 {
 		b := make([]byte, 264<<10)
 		for j := 0; j < len(b); j += 8 {
 			binary.LittleEndian.PutUint64(b[j:], r.Uint64())
@@ -487,60 +485,72 @@ func (v *victim) fake() {
 // can see it; and by --read-data in any case.
 func TestDamageInTheBucketIsFound(t *testing.T) {
 	kinds := []string{"file", "s3", "s3 rot", "s3 bare"}
-	table := map[string][]string{}
 	all := damages()
-	for k, kind := range kinds {
-		t.Run(kind, func(t *testing.T) {
-			b := newBucket(t, kind)
-			base := victim{bucket: b, foreign: b.backupOf("foreign", 3, 10, nil)}
-			base.m = b.backupOf("c", 1, 10, b.key)
-			base.other = b.backupOf("c", 2, 20, b.key)
-			for _, by := range []string{uploader.ByQuick, uploader.BySample, uploader.ByReadData} {
-				got, err := b.verify("c", base.m.ID, by, b.key.Signer())
-				if err != nil || len(got.Findings) > 0 || got.Signed != "known" {
-					t.Fatalf("nothing is wrong, and %s says %v", by, err)
-				}
-			}
-			for _, d := range all {
-				v := base
-				d.do(&v)
-				var signers []uploader.Signer
-				if d.signers {
-					signers = append(signers, b.key.Signer())
-				}
-				finds := func(by string) bool {
-					_, err := b.verify("c", v.m.ID, by, signers...)
-					if err != nil && !errors.Is(err, ErrWarnings) && !errors.Is(err, uploader.ErrDamaged) && !errors.Is(err, uploader.ErrUntrusted) {
-						t.Errorf("%s: %s: %v", d.name, by, err)
-					}
-					return err != nil && !errors.Is(err, ErrWarnings)
-				}
-				found, last := never, finds(uploader.ByReadData)
-				switch {
-				case finds(uploader.ByQuick):
-					found = uploader.ByQuick
-				case finds(uploader.BySample):
-					found = uploader.BySample
-				case last:
-					found = uploader.ByReadData
-				}
-				if found != never && !last {
-					t.Errorf("%s: found by %s and not by --read-data", d.name, found)
-				}
-				if found != d.want[k] {
-					t.Errorf("%s: found by %s, want %s", d.name, found, d.want[k])
-				}
-				table[d.name] = append(table[d.name], found)
-				b.heal()
-			}
-			if _, err := b.verify("c", base.m.ID, uploader.ByReadData, b.key.Signer()); err != nil {
-				t.Fatalf("healed: %v", err)
-			}
-		})
-	}
+	var table [4][]string // by kind, and by damage
+	t.Run("kinds", func(t *testing.T) {
+		for k, kind := range kinds {
+			t.Run(kind, func(t *testing.T) { t.Parallel(); table[k] = foundIn(t, k, kind, all) })
+		}
+	})
 	t.Logf("%-50s %-10s %-10s %-10s %-10s", "damage", "directory", "S3", "S3, rotten", "S3, no sums")
-	for _, d := range all {
-		cells := append(table[d.name], make([]string, 4)...)
-		t.Logf("%-50s %-10s %-10s %-10s %-10s", d.name, cells[0], cells[1], cells[2], cells[3])
+	for i, d := range all {
+		line := fmt.Sprintf("%-50s", d.name)
+		for k := range kinds {
+			if i < len(table[k]) {
+				line += fmt.Sprintf(" %-10s", table[k][i])
+			}
+		}
+		t.Log(line)
 	}
+}
+
+// foundIn does all damages to a backup in a bucket of the kth kind, and returns by
+// which proof each was found.
+func foundIn(t *testing.T, k int, kind string, all []damage) (table []string) {
+	b := newBucket(t, kind)
+	base := victim{bucket: b, foreign: b.backupOf("foreign", 3, 10, nil)}
+	base.m = b.backupOf("c", 1, 10, b.key)
+	base.other = b.backupOf("c", 2, 20, b.key)
+	for _, by := range []string{uploader.ByQuick, uploader.BySample, uploader.ByReadData} {
+		got, err := b.verify("c", base.m.ID, by, b.key.Signer())
+		if err != nil || len(got.Findings) > 0 || got.Signed != "known" {
+			t.Fatalf("nothing is wrong, and %s says %v", by, err)
+		}
+	}
+	for _, d := range all {
+		v := base
+		d.do(&v)
+		var signers []uploader.Signer
+		if d.signers {
+			signers = append(signers, b.key.Signer())
+		}
+		finds := func(by string) bool {
+			_, err := b.verify("c", v.m.ID, by, signers...)
+			if err != nil && !errors.Is(err, ErrWarnings) && !errors.Is(err, uploader.ErrDamaged) && !errors.Is(err, uploader.ErrUntrusted) {
+				t.Errorf("%s: %s: %v", d.name, by, err)
+			}
+			return err != nil && !errors.Is(err, ErrWarnings)
+		}
+		found, last := never, finds(uploader.ByReadData)
+		switch {
+		case finds(uploader.ByQuick):
+			found = uploader.ByQuick
+		case finds(uploader.BySample):
+			found = uploader.BySample
+		case last:
+			found = uploader.ByReadData
+		}
+		if found != never && !last {
+			t.Errorf("%s: found by %s and not by --read-data", d.name, found)
+		}
+		if found != d.want[k] {
+			t.Errorf("%s: found by %s, want %s", d.name, found, d.want[k])
+		}
+		table = append(table, found)
+		b.heal()
+	}
+	if _, err := b.verify("c", base.m.ID, uploader.ByReadData, b.key.Signer()); err != nil {
+		t.Fatalf("healed: %v", err)
+	}
+	return table
 }

@@ -1,0 +1,5 @@
+//go:build lab
+
+package job
+
+const benchUnit = 1 << 20

@@ -1,0 +1,9 @@
+//go:build !lab
+
+package job
+
+// benchUnit is what the sizes of a bench's files, parts and volumes are multiples
+// of, in bytes: a third of a file, an eighth of a part. A file of three units still
+// has a frame of its own (256 KiB). With the tag lab all tests run on whole
+// mebibytes, as large as parts really are.
+const benchUnit = 128 << 10

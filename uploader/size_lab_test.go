@@ -1,0 +1,5 @@
+//go:build lab
+
+package uploader
+
+const unit = mib
