@@ -47,3 +47,6 @@ func TestRestoreFromS3(t *testing.T) {
 		})
 	}
 }
+
+// The other renames of a swap.
+func TestRestoreSwapInterruptedAnywhere(t *testing.T) { testSwapInterrupted(t, 1, 2, 4, renames) }

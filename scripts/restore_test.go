@@ -413,12 +413,19 @@ func TestRestoreRefusesWhileNodeRuns(t *testing.T) {
 	}
 }
 
-// Every rename of the swap fails once, is killed once before and once after it.
-// A failed one is taken back at once; after a kill the next run finishes, and
-// the sign state is never lost.
-func TestRestoreSwapInterrupted(t *testing.T) {
-	const renames = 5 // the marker, data aside and in, wasm aside and in
-	for n := 1; n <= renames; n++ {
+// renames is how many a swap makes here: the marker, data aside and in, wasm aside
+// and in.
+const renames = 5
+
+// A rename in the middle of the swap fails, is killed before and after it; all of
+// them do with the tag lab.
+func TestRestoreSwapInterrupted(t *testing.T) { testSwapInterrupted(t, 3) }
+
+// testSwapInterrupted breaks a swap off at each of some renames. A failed one is
+// taken back at once; after a kill the next run finishes, and the sign state is never
+// lost.
+func testSwapInterrupted(t *testing.T, at ...int) {
+	for _, n := range at {
 		for _, how := range []string{"fail", "kill before", "kill after"} {
 			t.Run(fmt.Sprintf("%s %d", how, n), func(t *testing.T) {
 				t.Parallel()

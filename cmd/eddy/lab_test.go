@@ -16,3 +16,7 @@ func TestLabScripts(t *testing.T) {
 	}
 	runScripts(t, filepath.Join("testdata", "lab"))
 }
+
+// TestNodeScripts runs the stories that stop, replace and start nodes again and
+// again. They need no server; they take longer than a developer likes to wait.
+func TestNodeScripts(t *testing.T) { runScripts(t, filepath.Join("testdata", "nodes")) }
