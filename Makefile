@@ -32,7 +32,7 @@ export CGO_ENABLED := 0
 
 # Packages whose tests have a part that runs against a real S3 server, or for
 # longer than a developer likes to wait.
-LABDIRS := uploader cmd scripts internal/job
+LABDIRS := uploader cmd scripts internal/job observer/cometbft
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build

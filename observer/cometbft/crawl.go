@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -22,14 +23,23 @@ import (
 )
 
 const (
-	// askEvery is the pause between two requests to one peer. A peer hangs up on
-	// those who ask sooner than ten seconds after (p2p/pex/pex_reactor.go,
-	// minReceiveRequestInterval).
-	askEvery = 10500 * time.Millisecond
+	// atALink is how many requests a peer takes from one connection without hanging
+	// up; for a third it must be ten seconds later (p2p/pex/pex_reactor.go,
+	// receiveRequest). Another connection begins anew.
+	atALink = 2
+	// askPause is between two connections to one peer.
+	askPause = 250 * time.Millisecond
+	// answerWithin bounds the wait for one answer.
+	answerWithin = 5 * time.Second
+	// maxAnswers bounds how often one peer is asked: enough for a book of 4,000.
+	maxAnswers = 80
 	// wholeBook is how many addresses a peer tells at least, if it knows as many: a
 	// shorter answer is all of its book (p2p/pex/addrbook.go, GetSelection). Of a
 	// longer one it tells about a quarter, at random, at most 250.
 	wholeBook = 32
+	// missed is how probable it may be, at most, that an entry of a longer book was in
+	// none of the answers.
+	missed = 0.01
 	// maxAddrs bounds an answer, in bytes, as the peers themselves do.
 	maxAddrs = 256 * 250
 	// dialWithin bounds connection and handshake with one peer.
@@ -53,7 +63,7 @@ type crawl struct {
 type heard struct {
 	peer    string
 	answers int    // to requests
-	whole   bool   // an answer was all of its book
+	whole   bool   // it has told all of its book, as good as certainly
 	listed  string // the entry that is looked for; "": not seen
 	noPEX   bool   // it trades no addresses
 	err     error
@@ -76,6 +86,8 @@ func (c crawl) run(ctx context.Context, peers []string) []heard {
 	return out
 }
 
+// ask asks one peer until it has told all of its book: one that is longer than an
+// answer tells another part each time.
 func (c crawl) ask(ctx context.Context, peer string) (h heard) {
 	h.peer = peer
 	addr, err := splitPeer(peer)
@@ -83,18 +95,30 @@ func (c crawl) ask(ctx context.Context, peer string) (h heard) {
 		h.err = err
 		return h
 	}
-	link, err := c.dial(ctx, addr.id, addr.host)
-	if errors.Is(err, errNoPEX) {
-		h.noPEX = true
-		return h
+	book := tally{}
+	for vain := 0; ; {
+		before := h.answers
+		link, err := c.dial(ctx, addr.id, addr.host)
+		if err == nil {
+			err = c.converse(ctx, link, &h, book)
+			link.Close()
+		}
+		switch {
+		case errors.Is(err, errNoPEX):
+			h.noPEX = true
+			return h
+		case h.answers == 0:
+			h.err = err
+			return h
+		case h.answers == before:
+			vain++ // its slots may be taken now, by others
+		default:
+			vain = 0
+		}
+		if h.whole || h.listed != "" || vain == 3 || h.answers >= maxAnswers || sleep(ctx, askPause) != nil {
+			return h
+		}
 	}
-	if err != nil {
-		h.err = err
-		return h
-	}
-	defer link.Close()
-	c.converse(ctx, link, &h)
-	return h
 }
 
 // errNoPEX: the peer has no channel for addresses.
@@ -169,9 +193,12 @@ func (c crawl) dial(ctx context.Context, id p2p.ID, host string) (link *conn.Sec
 	return link, raw.SetDeadline(time.Time{})
 }
 
-// converse asks for addresses again and again, until the peer has told all of its
-// book, has told what is looked for, or ctx ends.
-func (c crawl) converse(ctx context.Context, link *conn.SecretConnection, h *heard) {
+// converse asks for addresses as often as one connection is answered, until the peer
+// has told all of its book, or what is looked for. That it answers no more is an
+// error only where it has not answered at all.
+func (c crawl) converse(ctx context.Context, link *conn.SecretConnection, h *heard, book tally) error {
+	ctx, cancel := context.WithTimeout(ctx, atALink*answerWithin)
+	defer cancel()
 	told := make(chan []byte, 1)
 	broke := make(chan any, 1)
 	m := conn.NewMConnection(link,
@@ -189,45 +216,64 @@ func (c crawl) converse(ctx context.Context, link *conn.SecretConnection, h *hea
 			}
 		})
 	m.SetLogger(log.NewNopLogger()) // it panics without one
-	if h.err = m.Start(); h.err != nil {
-		return
+	if err := m.Start(); err != nil {
+		return err
 	}
 	defer m.Stop() //nolint:errcheck // stopped already is fine
 	request, err := proto.Marshal((&cmtp2p.PexRequest{}).Wrap())
 	if err != nil {
-		h.err = err
-		return
+		return err
 	}
-	again := time.NewTimer(0)
-	defer again.Stop()
-	for !h.whole && h.listed == "" {
+	for n, asked := 0, false; n < atALink && !h.whole && h.listed == ""; {
+		if !asked && !m.Send(pex.PexChannel, request) {
+			return errors.New("it takes no request")
+		}
+		asked = true
 		select {
 		case <-ctx.Done():
-			return
-		case <-again.C:
-			if !m.Send(pex.PexChannel, request) {
-				h.err = errors.New("it takes no request")
-				return
-			}
-			again.Reset(c.every)
+			return errors.New("it does not answer")
 		case r := <-broke:
-			// A seed hangs up when it has answered.
-			if h.answers == 0 {
-				h.err = fmt.Errorf("it hung up: %v", r)
-			}
-			return
+			return fmt.Errorf("it hung up: %v", r) // as a seed does that has answered
 		case b := <-told:
 			var msg cmtp2p.Message
-			if h.err = proto.Unmarshal(b, &msg); h.err != nil {
-				return
+			if err := proto.Unmarshal(b, &msg); err != nil {
+				return err
 			}
 			if addrs := msg.GetPexAddrs(); addrs != nil { // else: it asks us
+				n, asked = n+1, false
 				h.answers++
-				h.whole = len(addrs.Addrs) < wholeBook
+				h.whole = book.add(addrs.Addrs)
 				h.listed = c.seen(addrs.Addrs)
 			}
 		}
 	}
+	return nil
+}
+
+// tally is what one peer has told so far: how often each entry.
+type tally map[string]int
+
+// add counts an answer, and returns whether the book is told: the answer was all of
+// it, or there were so many that an entry which was in none is improbable. Each is a
+// random part, so that those entries tell how many there are that were seen once and
+// twice (Chao's estimate).
+func (t tally) add(addrs []cmtp2p.NetAddress) bool {
+	if len(addrs) < wholeBook {
+		return true
+	}
+	for _, a := range addrs {
+		t[a.ID]++
+	}
+	times := map[int]int{} // entries, by how often they were told
+	told := 0
+	for _, n := range t {
+		times[n]++
+		told += n
+	}
+	once, twice := float64(times[1]), float64(max(times[2], 1))
+	size := float64(len(t)) + once*once/(2*twice)
+	answers := float64(told) / float64(len(addrs))
+	return answers > 1 && math.Pow(max(0, 1-float64(len(addrs))/size), answers) < missed
 }
 
 // seen returns the entry that names the node, "" where none does.

@@ -23,8 +23,8 @@ const maxCrawled = 64
 
 // Unlisted proves, as far as that can be done from here, that no other node knows
 // the replica's address: nobody who can be asked has dialled it, and nobody tells
-// its address to a node that asks. It takes at most within, has one connection to
-// each node, and changes nothing there.
+// its address to a node that asks. It takes at most within, has one connection at a
+// time to each node, and changes nothing there.
 func (r *Replica) Unlisted(ctx context.Context, within time.Duration) []check.Finding {
 	const name = "unlisted"
 	ctx, cancel := context.WithTimeout(ctx, within)
@@ -58,7 +58,7 @@ func (r *Replica) Unlisted(ctx context.Context, within time.Duration) []check.Fi
 	for _, raw := range slices.Sorted(slices.Values(n.dialled)) {
 		out = append(out, check.Finding{Name: name, Level: check.Fail, Said: raw + " has dialled this node: it has its address", Hint: "take it out of persistent_peers and seeds of that node's config.toml; " + todo})
 	}
-	c := crawl{network: own.NodeInfo.Network, version: own.NodeInfo.ProtocolVersion, id: n.own, addrs: addressesOf(own.NodeInfo.ListenAddr), every: askEvery}
+	c := crawl{network: own.NodeInfo.Network, version: own.NodeInfo.ProtocolVersion, id: n.own, addrs: addressesOf(own.NodeInfo.ListenAddr)}
 	peers := slices.Sorted(maps.Values(n.peers))
 	all := c.run(ctx, peers[:min(len(peers), maxCrawled)])
 	whole, part, silent, why := 0, 0, 0, ""
@@ -79,6 +79,13 @@ func (r *Replica) Unlisted(ctx context.Context, within time.Duration) []check.Fi
 	}
 	if len(out) > 0 {
 		return out
+	}
+	if n.asked == 0 && whole+part == 0 {
+		said := "no other node could be asked for its connections or for addresses: whether one has this node's is not known"
+		if silent > 0 {
+			said += fmt.Sprintf("; %d did not answer%s", silent, why)
+		}
+		return []check.Finding{{Name: name, Level: check.Warn, Said: said, Hint: "set `replica.witnesses: [URL1, URL2]` to nodes of the chain whose RPC can be reached from here, and run `eddy doctor` again"}}
 	}
 	said := fmt.Sprintf("none of %d nodes tells its address", whole+part)
 	if part > 0 {

@@ -1,3 +1,5 @@
+//go:build lab
+
 package cometbft
 
 import (
@@ -47,15 +49,34 @@ func listings() []listing {
 	}
 }
 
+// strictListings are ways in which an observer might be known to nodes that book
+// only addresses that can be routed to, the default.
+func strictListings() []listing {
+	return []listing{
+		{name: "the default", change: func(*cfg.Config, string) {}, unlisted: check.OK, hidden: check.OK},
+		{name: "pex off, laddr with an address of this host", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "" }, unlisted: check.OK, hidden: check.Warn},
+		{name: "pex off, external_address", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "198.51.100.9:26656" }, unlisted: check.Fail, hidden: check.Warn, said: "198.51.100.9:26656"},
+		{name: "pex on, external_address", change: func(c *cfg.Config, _ string) {
+			c.P2P.PexReactor, c.P2P.ExternalAddress = true, "198.51.100.10:26656"
+		}, unlisted: check.Fail, hidden: check.Warn, said: "198.51.100.10:26656"},
+		{name: "a private peer of the validator", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "198.51.100.11:26656" }, unlisted: check.OK, hidden: check.Warn, said: "it tells its peers the address"},
+	}
+}
+
 // Each way of being listed is found, on real nodes: one validator that trades
 // addresses and takes private ones, and an observer for each way.
 func TestUnlistedFindsEachListing(t *testing.T) {
+	t.Run("any address is booked", func(t *testing.T) { testListings(t, false, listings()) })
+	t.Run("those that can be routed to", func(t *testing.T) { testListings(t, true, strictListings()) })
+}
+
+func testListings(t *testing.T, strict bool, cases []listing) {
 	t.Parallel()
-	cases := listings()
 	homes, err := node.Testnet(filepath.Join(t.TempDir(), "chain"), node.TestnetOptions{Validators: 1, Observers: len(cases) + 1, ChainID: "listed-1", Commit: time.Second})
 	must(t, err)
 	validator, observers, dialled := homes[0], homes[1:len(cases)+1], homes[len(cases)+1]
-	book := pex.NewAddrBook(filepath.Join(validator.Dir, "config", "addrbook.json"), false)
+	configure(t, validator.Dir, func(conf *cfg.Config) { conf.P2P.AddrBookStrict = strict })
+	book := pex.NewAddrBook(filepath.Join(validator.Dir, "config", "addrbook.json"), strict)
 	for i, c := range cases {
 		id, at, _ := strings.Cut(observers[i].P2P, "@")
 		configure(t, observers[i].Dir, func(conf *cfg.Config) { c.change(conf, at) })
@@ -126,6 +147,52 @@ func TestUnlistedFindsEachListing(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	})
+}
+
+// A node tells a part of a long address book each time that it is asked: what is in
+// the rest is found all the same, and that nothing is there is not said too early.
+func TestUnlistedInALongBook(t *testing.T) {
+	t.Parallel()
+	homes, err := node.Testnet(filepath.Join(t.TempDir(), "chain"), node.TestnetOptions{Validators: 1, Observers: 2, ChainID: "listed-2", Commit: time.Second})
+	must(t, err)
+	validator, listed, hidden := homes[0], homes[1], homes[2]
+	book := pex.NewAddrBook(filepath.Join(validator.Dir, "config", "addrbook.json"), false)
+	add := func(id, at string) {
+		addr, err := p2p.NewNetAddressString(id + "@" + at)
+		must(t, err)
+		must(t, book.AddAddress(addr, addr))
+	}
+	for i := range 500 {
+		add(fmt.Sprintf("%040x", i+1), fmt.Sprintf("127.78.%d.%d:26656", i/200, i%200+1))
+	}
+	id, _, _ := strings.Cut(listed.P2P, "@")
+	add(id, "127.77.1.1:26656")
+	book.Save()
+	v := run(t, validator)
+	run(t, listed)
+	run(t, hidden)
+	v.reach(2)
+	unlisted := func(h node.Home) (check.Level, string) {
+		id, _, _ := strings.Cut(h.P2P, "@")
+		connected(t, v, id)
+		r, err := New(Options{Home: h.Dir, RPC: h.RPC, Witnesses: []string{validator.RPC}})
+		must(t, err)
+		begun := time.Now()
+		got := r.Unlisted(t.Context(), time.Minute)
+		t.Logf("%s: %+v", time.Since(begun).Round(time.Millisecond), got)
+		return check.Worst(got), fmt.Sprint(got)
+	}
+	// One in a hundred times an entry is in none of the answers.
+	level, said := unlisted(listed)
+	if level != check.Fail {
+		level, said = unlisted(listed)
+	}
+	if level != check.Fail || !strings.Contains(said, "127.77.1.1:26656") {
+		t.Errorf("%s: %s, want the entry in the rest of the book", level, said)
+	}
+	if level, said := unlisted(hidden); level != check.OK || !strings.Contains(said, "nodes tells its address") || strings.Contains(said, "only a part") {
+		t.Errorf("%s: %s, want the whole book", level, said)
+	}
 }
 
 // connected waits until a node has another among its peers.
