@@ -48,7 +48,10 @@ type Evidence struct {
 	Trust string
 	// NotPossible says why nobody could be asked; "" where they were.
 	NotPossible string
-	Of          []Attestation
+	// Refuted says why the dump is not of the history that is trusted, whatever the
+	// witnesses say; "": nothing speaks against it.
+	Refuted string
+	Of      []Attestation
 }
 
 // Count is how many witnesses have this verdict.

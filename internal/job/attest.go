@@ -31,6 +31,10 @@ func (s *sender) attest(ctx context.Context, wait time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("attest: %w", err)
 	}
+	if e.Refuted != "" {
+		return hint.Add(fmt.Errorf("%w: this is not the chain that is trusted: %s", ErrProof, e.Refuted),
+			"look attest.trusted.height and attest.trusted.hash up once more where you took them from; if they are right, the node and its witnesses follow another chain")
+	}
 	m.Attest, m.Attested = attestOf(e), e.Grade()
 	if err := forked(e); err != nil {
 		return err

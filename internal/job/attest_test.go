@@ -82,11 +82,13 @@ func TestBackupIsAttested(t *testing.T) {
 	}
 }
 
-// A fork, whenever it shows, ends the backup: nothing of it counts, nothing is left.
+// A fork, whenever it shows, ends the backup, as does a pinned block that nobody has:
+// nothing of it counts, nothing is left.
 func TestAForkIsNoBackup(t *testing.T) {
 	for name, say := range map[string][]observer.Evidence{
 		"at once":           {said(observer.Agrees, observer.Fork)},
 		"before the commit": {said(observer.Agrees, observer.Unreachable), said(observer.Agrees, observer.Fork)},
+		"a wrong pin":       {{Refuted: "http://w1 has another block"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newBench(t)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,7 +80,11 @@ func (a *Attestor) Attest(ctx context.Context, p observer.Position, before obser
 	}
 	if err == nil && a.Trusted != nil {
 		e.Trust = "the pinned block at height " + fmt.Sprint(a.Trusted.Height)
-		err = a.Trusted.fits(c)
+		e.Refuted, err = a.Trusted.fits(c)
+	}
+	if e.Refuted != "" {
+		e.Of = nil
+		return e, nil
 	}
 	if err != nil {
 		e.NotPossible, e.Of = err.Error(), nil
@@ -114,10 +119,20 @@ func (a *Attestor) Attest(ctx context.Context, p observer.Position, before obser
 			return e, err
 		}
 	}
-	if a.Trusted != nil && e.Count(observer.Agrees) > 0 {
+	switch {
+	case a.Trusted == nil:
+	case e.Count(observer.Agrees) > 0:
 		return e, a.Trusted.keep(c)
+	case !slices.ContainsFunc(e.Of, func(w observer.Attestation) bool { return !besidePin(w, c) }):
+		e.Refuted = fmt.Sprintf("every witness has the dump's block at height %d, and none the pinned one: %s: %s", c.height, e.Of[0].Witness, e.Of[0].Said)
 	}
 	return e, nil
+}
+
+// besidePin tells whether a witness has the dump's block, and another one than the
+// trusted at that one's height. A single one may lie about it; all of them do not.
+func besidePin(w observer.Attestation, c claim) bool {
+	return w.Verdict == observer.OtherChain && w.BlockHash == hex.EncodeToString(c.block.Hash)
 }
 
 // ask asks one witness once. last: there is no time to wait for the next block.

@@ -86,10 +86,15 @@ func silentServer(t *testing.T, answer func(http.ResponseWriter)) string {
 	return web.URL
 }
 
-// Each witness is judged by itself, by what it proves.
-func TestAttestJudgesEachWitness(t *testing.T) {
+func TestAttest(t *testing.T) {
 	t.Parallel()
 	h := newHistory(t)
+	t.Run("judges each witness", func(t *testing.T) { judgesEachWitness(t, h) })
+	t.Run("leads back to a pinned block", func(t *testing.T) { leadsBackToAPinnedBlock(t, h) })
+}
+
+// Each witness is judged by itself, by what it proves.
+func judgesEachWitness(t *testing.T, h history) {
 	p, rpc := h.p, h.validator.RPC
 	// The trap: what /status calls the latest app hash is that of the block before.
 	// Here every block changes it, so that one who fell into the trap agrees with
@@ -261,9 +266,7 @@ func TestAttestWaitsForTheNextBlock(t *testing.T) {
 }
 
 // What a witness says must lead back to a pinned block, and the trust is carried on.
-func TestAttestLeadsBackToAPinnedBlock(t *testing.T) {
-	t.Parallel()
-	h := newHistory(t)
+func leadsBackToAPinnedBlock(t *testing.T, h history) {
 	ctx, file := t.Context(), filepath.Join(t.TempDir(), "trust.json")
 	hashAt := func(n *running, height int64) []byte {
 		b, err := lightBlock(ctx, n.RPC, "attested-1", height)
@@ -284,24 +287,26 @@ func TestAttestLeadsBackToAPinnedBlock(t *testing.T) {
 		t    *Trusted
 		want string
 		said string
+		no   bool // the dump cannot be of the trusted chain
 	}{
-		{"honest", h.validator.RPC, pin(h.validator), observer.Agrees, ""},
-		{"honest, carried on", h.validator.RPC, carried, observer.Agrees, ""},
-		{"the dump is of the fork", h.forked.RPC, pin(h.forked), observer.Fork, "leads back to the pinned one"},
-		{"the witness is of the fork", h.forked.RPC, pin(h.validator), observer.OtherChain, "is trusted"},
-		{"strangers", h.stranger.RPC, pin(h.validator), observer.OtherChain, "is trusted"},
-		{"too old", h.validator.RPC, at(2, hashAt(h.validator, 2), time.Millisecond), observer.Pruned, "older than attest.trusted.period"},
+		{"honest", h.validator.RPC, pin(h.validator), observer.Agrees, "", false},
+		{"honest, carried on", h.validator.RPC, carried, observer.Agrees, "", false},
+		{"the dump is of the fork", h.forked.RPC, pin(h.forked), observer.Fork, "leads back to the pinned one", false},
+		{"the witness is of the fork", h.forked.RPC, pin(h.validator), observer.OtherChain, "is trusted", false},
+		{"strangers", h.stranger.RPC, pin(h.validator), observer.OtherChain, "is trusted", false},
+		{"too old", h.validator.RPC, at(2, hashAt(h.validator, 2), time.Millisecond), observer.Pruned, "older than attest.trusted.period", false},
 		{"pruned", between(t, h.validator.RPC, func(c call, b []byte) []byte {
 			if c.at("commit", 2) {
 				return refusal("height 2 is not available, lowest height is 900")
 			}
 			return b
-		}), pin(h.validator), observer.Pruned, "has pruned height 2"},
-		{"the very height", h.validator.RPC, at(int64(h.p.Index), hashAt(h.validator, int64(h.p.Index)), time.Hour), observer.Agrees, ""},
+		}), pin(h.validator), observer.Pruned, "has pruned height 2", false},
+		{"the very height", h.validator.RPC, at(int64(h.p.Index), hashAt(h.validator, int64(h.p.Index)), time.Hour), observer.Agrees, "", false},
+		{"a wrong pin", h.validator.RPC, at(2, bytes.Repeat([]byte{1}, 32), time.Hour), observer.OtherChain, "is trusted", true},
 	} {
 		e, err := (&Attestor{Witnesses: []string{c.raw}, Trusted: c.t}).Attest(ctx, h.p, observer.Evidence{}, 0)
 		must(t, err)
-		if len(e.Of) != 1 || e.Of[0].Verdict != c.want || !strings.Contains(e.Of[0].Said, c.said) || !strings.Contains(e.Trust, "pinned") {
+		if len(e.Of) != 1 || e.Of[0].Verdict != c.want || !strings.Contains(e.Of[0].Said, c.said) || !strings.Contains(e.Trust, "pinned") || (e.Refuted != "") != c.no {
 			t.Errorf("%s: %+v, want %s: %s", c.name, e, c.want, c.said)
 		}
 	}
@@ -318,13 +323,21 @@ func TestAttestLeadsBackToAPinnedBlock(t *testing.T) {
 	if height, _ := carried.carried(int64(h.p.Index)); height != 2 {
 		t.Errorf("a damaged file was believed: %d", height)
 	}
-	for name, pinned := range map[string]*Trusted{
-		"another block at this height": at(int64(h.p.Index), bytes.Repeat([]byte{1}, 32), time.Hour),
-		"a height to come":             at(int64(h.p.Index)+9, bytes.Repeat([]byte{1}, 32), time.Hour),
+	// One witness that says so is not enough while another cannot be asked.
+	wrong := at(2, bytes.Repeat([]byte{1}, 32), time.Hour)
+	if e, err := (&Attestor{Witnesses: []string{h.validator.RPC, "http://127.0.0.1:1"}, Trusted: wrong}).Attest(ctx, h.p, observer.Evidence{}, 0); err != nil || e.Refuted != "" || e.Grade() != "0 of 2" {
+		t.Errorf("a wrong pin, one of two: %+v, %v", e, err)
+	}
+	for name, c := range map[string]struct {
+		pinned *Trusted
+		no     bool
+	}{
+		"another block at this height": {at(int64(h.p.Index), bytes.Repeat([]byte{1}, 32), time.Hour), true},
+		"a height to come":             {at(int64(h.p.Index)+9, bytes.Repeat([]byte{1}, 32), time.Hour), false},
 	} {
-		e, err := (&Attestor{Witnesses: []string{h.validator.RPC}, Trusted: pinned}).Attest(ctx, h.p, observer.Evidence{}, 0)
+		e, err := (&Attestor{Witnesses: []string{h.validator.RPC}, Trusted: c.pinned}).Attest(ctx, h.p, observer.Evidence{}, 0)
 		must(t, err)
-		if e.Grade() != "not possible" || e.NotPossible == "" {
+		if e.Grade() != "not possible" || (e.Refuted != "") != c.no || (e.NotPossible == "") != c.no {
 			t.Errorf("%s: %+v", name, e)
 		}
 	}

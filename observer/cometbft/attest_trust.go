@@ -38,15 +38,16 @@ type Trusted struct {
 // asked for: bisection needs few unless validators come and go by thirds.
 const maxSteps = 100
 
-// fits tells whether a claim can be led back to the pinned block at all.
-func (t *Trusted) fits(c claim) error {
+// fits tells whether a claim can be led back to the pinned block at all; refuted
+// says that it contradicts it.
+func (t *Trusted) fits(c claim) (refuted string, err error) {
 	switch {
 	case c.height < t.Height:
-		return fmt.Errorf("height %d is before the pinned block, at %d", c.height, t.Height)
+		return "", fmt.Errorf("height %d is before the pinned block, at %d", c.height, t.Height)
 	case c.height == t.Height && !bytes.Equal(c.block.Hash, t.Hash):
-		return fmt.Errorf("the dump has block %X at height %d, where %X is pinned", c.block.Hash, c.height, t.Hash)
+		return fmt.Sprintf("the dump has block %X at height %d, where %X is pinned", c.block.Hash, c.height, t.Hash), nil
 	}
-	return nil
+	return "", nil
 }
 
 // lead proves that a witness's block follows from the trusted one. Signatures of
