@@ -63,11 +63,19 @@ type Position struct {
 	Marks map[string]string `json:"marks,omitempty"`
 }
 
-// String is the position as an operator would say it.
+// String is the position as an operator of that kind of system would say it.
 func (p Position) String() string {
-	switch p.Kind {
-	case "cometbft":
+	switch {
+	case p.Kind == "cometbft":
 		return fmt.Sprintf("height %d", p.Index)
+	case p.Kind == "etcd":
+		return fmt.Sprintf("revision %d", p.Index)
+	case p.Kind == "zookeeper":
+		return fmt.Sprintf("zxid 0x%x", p.Index)
+	case p.Kind == "command":
+		return "what was there at " + p.Time.UTC().Format(time.RFC3339)
+	case p.Epoch > 0:
+		return fmt.Sprintf("index %d of term %d", p.Index, p.Epoch)
 	default:
 		return fmt.Sprintf("index %d", p.Index)
 	}
@@ -96,7 +104,10 @@ type State struct {
 	Peers      int       `json:"peers"`
 	Leader     *Position `json:"leader,omitempty"` // the furthest position that a witness reports
 	Witness    []Witness `json:"witnesses,omitempty"`
-	Taken      time.Time `json:"taken"`
+	// Members are those that decide, and those that listen, where the system knows
+	// them.
+	Members []Member  `json:"members,omitempty"`
+	Taken   time.Time `json:"taken"`
 }
 
 // Program says what executes the cluster's history, for people.
@@ -228,11 +239,17 @@ type Needs interface {
 	Head(name string) (bytes int64, ok bool)
 }
 
+// Gater is a replica that knows when it is not fit for a backup.
+type Gater interface {
+	// Gate returns nil when it is safe to take the backup right now, and to stop the
+	// replica for it where it is a Holder; an error with ErrNotFit otherwise. It is
+	// asked again just before.
+	Gate(ctx context.Context, s State) error
+}
+
 // Holder is a replica that must stand still to be captured.
 type Holder interface {
-	// Gate returns nil when it is safe to stop the replica right now, an error
-	// with ErrNotFit otherwise. It is asked again just before the stop.
-	Gate(ctx context.Context, s State) error
+	Gater
 	// Prepare links what is immutable while the replica still runs.
 	Prepare(ctx context.Context, st *snapshot.Stage) error
 	// Hold stops the replica and proves that it is down. release starts it again;

@@ -37,6 +37,8 @@ const (
 	StatusIncomplete Status = "INCOMPLETE" // objects without a manifest
 	StatusDamaged    Status = "DAMAGED"    // a volume is missing or has another size
 	StatusNewer      Status = "NEWER"      // only a newer eddy can read it
+	// StatusSalvage: whole, of a member that stood alone; it is restored by its id only.
+	StatusSalvage Status = "SALVAGE"
 )
 
 // Backup is one line of the catalog.
@@ -270,6 +272,9 @@ func (c *Catalog) judge(ctx context.Context, d *directory) (Backup, error) {
 		return b, err
 	}
 	b.Manifest, b.Status, b.body = m, StatusReady, body
+	if m.Class == ClassSalvage {
+		b.Status = StatusSalvage
+	}
 	for _, v := range m.Volumes {
 		if size, ok := d.sizes[v.Name]; !ok {
 			b.Status, b.Text = StatusDamaged, v.Name+" is missing"

@@ -128,6 +128,9 @@ func (c *Catalog) CommitAside(ctx context.Context, m Manifest, newIncarnation bo
 	if err := c.complete(ctx, &m); err != nil {
 		return err
 	}
+	if m.Class == ClassSalvage { // it is no part of the history that latest tells
+		return c.putSigned(ctx, m.ID, body)
+	}
 	// Whether latest may move is asked first: a history that began anew without
 	// anybody saying so must not become a READY backup.
 	old, _, err := c.latest(ctx)
@@ -141,10 +144,14 @@ func (c *Catalog) CommitAside(ctx context.Context, m Manifest, newIncarnation bo
 	case !errors.Is(err, ErrNotFound):
 		return err
 	}
-	if err := c.putSignature(ctx, m.ID, body); err != nil {
+	return c.putSigned(ctx, m.ID, body)
+}
+
+func (c *Catalog) putSigned(ctx context.Context, id string, body []byte) error {
+	if err := c.putSignature(ctx, id, body); err != nil {
 		return fmt.Errorf("sign the manifest: %w", err)
 	}
-	return c.putManifest(ctx, m.ID, body)
+	return c.putManifest(ctx, id, body)
 }
 
 // complete compares what the store has with what the manifest says.

@@ -24,7 +24,7 @@ type Manifest struct {
 	MinReader   int       `json:"min_reader"`
 	ID          string    `json:"id"`
 	Label       string    `json:"label"`
-	Class       string    `json:"class"` // "normal"
+	Class       string    `json:"class"`
 	Cluster     string    `json:"cluster"`
 	Incarnation string    `json:"incarnation"`
 	Node        Node      `json:"node"`
@@ -49,9 +49,26 @@ type Manifest struct {
 	LeftOut     []LeftOut `json:"left_out,omitempty"`
 	LeftOutMore int64     `json:"left_out_more,omitempty"` // names beyond those in LeftOut
 	Created     time.Time `json:"created"`
+	// Encryption says how the volumes are encrypted; nil: they are not.
+	Encryption *Encryption `json:"encryption,omitempty"`
 	// Signer is the public key whose signature of these bytes is in manifest.sig.
 	Signer string `json:"signer,omitempty"`
 }
+
+// Encryption is how an archive is encrypted: as one volume, whose plain form is a
+// volume as any other.
+type Encryption struct {
+	Scheme     string   `json:"scheme"`     // "age"
+	Recipients []string `json:"recipients"` // public keys
+}
+
+// The classes of backups.
+const (
+	ClassNormal = "normal"
+	// ClassSalvage: what one member had when the cluster could not decide any more.
+	// It is never the latest, and nothing deletes it but a human.
+	ClassSalvage = "salvage"
+)
 
 // Node is who was backed up.
 type Node struct {
@@ -160,7 +177,8 @@ type Volume struct {
 	Size        int64  `json:"size"`
 	ETag        string `json:"etag"`
 	CRC64NVME   string `json:"crc64nvme"`
-	IndexSHA256 string `json:"index_sha256"`
+	IndexSHA256 string `json:"index_sha256,omitempty"` // none of an encrypted one
+	SHA256      string `json:"sha256,omitempty"`       // of an encrypted one's stored bytes, hex
 	Frames      int64  `json:"frames"`
 	Checked     string `json:"checked"`
 }
@@ -248,8 +266,15 @@ func (m *Manifest) wrong() string {
 	case m.LeftOutMore < 0:
 		return "fewer than none left out"
 	}
+	if m.Encryption != nil && (m.Encryption.Scheme != "age" || len(m.Volumes) != 1 || len(m.Volumes[0].SHA256) != 64) {
+		return "impossible encryption"
+	}
 	for i, v := range m.Volumes {
-		if v.Name != VolumeName(i) || v.Size <= 0 || v.Frames < 0 {
+		want := VolumeName(i)
+		if m.Encryption != nil && i == 0 {
+			want = SealedName
+		}
+		if v.Name != want || v.Size <= 0 || v.Frames < 0 {
 			return fmt.Sprintf("impossible volume %.80q of %d bytes", v.Name, v.Size)
 		}
 	}

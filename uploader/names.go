@@ -15,7 +15,9 @@ import (
 // Names in the bucket. FORMAT.md has them all.
 const (
 	// SumsName is the list of all files' hashes of a backup.
-	SumsName     = "SHA256SUMS.zst"
+	SumsName = "SHA256SUMS.zst"
+	// SealedName is the one volume of an encrypted archive.
+	SealedName   = "vol-0000.tar.zst.age"
 	manifestName = "manifest.json"
 	// signatureName is the signature of the manifest's bytes.
 	signatureName = "manifest.sig"

@@ -106,21 +106,31 @@ func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration
 			show(f)
 		}
 	}
-	if r, err := newReplica(c); err != nil {
+	if r, err := newSource(c); err != nil {
 		failed("home", err, "look at replica.home")
 	} else {
-		for _, f := range r.Checks(ctx) {
-			show(f)
+		if k, ok := r.(interface {
+			Checks(ctx context.Context) []check.Finding
+		}); ok {
+			for _, f := range k.Checks(ctx) {
+				show(f)
+			}
 		}
-		if crawl > 0 {
-			for _, f := range r.Unlisted(ctx, crawl) {
+		if k, ok := r.(interface {
+			Unlisted(ctx context.Context, within time.Duration) []check.Finding
+		}); ok && crawl > 0 {
+			for _, f := range k.Unlisted(ctx, crawl) {
 				show(f)
 			}
 		}
 		if d.Roots, err = r.Roots(ctx); err != nil {
 			failed("home", err, "look at replica.home")
 		}
-		d.DataSize = r.Size
+		if k, ok := r.(interface {
+			Size(ctx context.Context) (int64, error)
+		}); ok {
+			d.DataSize = k.Size
+		}
 	}
 	var err error
 	if _, d.Catalog, err = a.openCatalog(ctx, c); err != nil {

@@ -183,8 +183,14 @@ type replica struct {
 	im *image
 }
 
+// held is a replica that is held still while it is captured.
+type held interface {
+	job.Replica
+	observer.Holder
+}
+
 var (
-	_ job.Replica     = (*replica)(nil)
+	_ held            = (*replica)(nil)
 	_ job.Replaceable = (*replica)(nil)
 )
 

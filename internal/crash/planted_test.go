@@ -30,7 +30,7 @@ type planted struct {
 	breaks      string // an invariant
 	effect      func(w *world, name string, do func() error) func() error
 	store       func(*world, uploader.Store) uploader.Store
-	replica     func(*world, *image, job.Replica) job.Replica
+	replica     func(*world, *image, held) held
 	replaceable func(job.Replaceable) job.Replaceable
 }
 
@@ -64,11 +64,11 @@ var bugs = []planted{
 	},
 	{
 		name: "the start is skipped on an error path", verb: "backup", how: refused, breaks: "I1", at: regexp.MustCompile(`^copy .*CURRENT 1$`),
-		replica: func(w *world, _ *image, r job.Replica) job.Replica { return &lazy{Replica: r, w: w} },
+		replica: func(w *world, _ *image, r held) held { return &lazy{held: r, w: w} },
 	},
 	{
 		name: "a key gets into the stage", verb: "backup", breaks: "I5",
-		replica: func(_ *world, _ *image, r job.Replica) job.Replica { return greedy{r} },
+		replica: func(_ *world, _ *image, r held) held { return greedy{r} },
 	},
 	{
 		name: "the stage is swept while the upload goes on", verb: "backup", breaks: "I6",
@@ -113,19 +113,19 @@ func skip(prefix string) func(*world, string, func() error) func() error {
 
 // lazy does not start the node where the capture failed, and closes the journal.
 type lazy struct {
-	job.Replica
+	held
 	w      *world
 	failed bool
 }
 
 func (l *lazy) Capture(ctx context.Context, st *snapshot.Stage) error {
-	err := l.Replica.Capture(ctx, st)
+	err := l.held.Capture(ctx, st)
 	l.failed = err != nil
 	return err
 }
 
 func (l *lazy) Hold(ctx context.Context, st *snapshot.Stage) (func(context.Context) error, error) {
-	release, err := l.Replica.Hold(ctx, st)
+	release, err := l.held.Hold(ctx, st)
 	if err != nil {
 		return nil, err
 	}
@@ -145,13 +145,13 @@ type forgetful struct{ job.Replaceable }
 func (forgetful) CarrySigns(context.Context, []string) error { return nil }
 
 // greedy takes the node's key along.
-type greedy struct{ job.Replica }
+type greedy struct{ held }
 
 func (g greedy) Capture(ctx context.Context, st *snapshot.Stage) error {
 	if err := st.Copy(ctx, "", "config/priv_validator_key.json"); err != nil {
 		return err
 	}
-	return g.Replica.Capture(ctx, st)
+	return g.held.Capture(ctx, st)
 }
 
 // hasty says that the last volume is stored, and stores it behind the manifest.

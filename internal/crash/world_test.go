@@ -180,7 +180,7 @@ func (im *image) parallel() int {
 // backup is `eddy backup`.
 func (w *world) backup(ctx context.Context, im *image) error {
 	store, catalog := w.open(ctx, im)
-	var rep job.Replica = &replica{w: w, im: im}
+	var rep held = &replica{w: w, im: im}
 	if w.planted.replica != nil {
 		rep = w.planted.replica(w, im, rep)
 	}

@@ -34,6 +34,9 @@ type attempt struct {
 	Carry   []byte `json:"carry,omitempty"`
 	// SendAll: what was copied from earlier attempts was not what it should be.
 	SendAll bool `json:"send_all,omitempty"`
+	// Sealed is the encrypted archive, where it is to be sent so. Then there is no
+	// stage any more.
+	Sealed *sealed `json:"sealed,omitempty"`
 	// Manifest is what it will be, with the volumes that are stored.
 	Manifest uploader.Manifest `json:"manifest"`
 }
@@ -92,7 +95,7 @@ func (w Workdir) forget() error {
 		err = w.FS.SyncDir(w.Dir)
 	}
 	if err == nil {
-		err = w.remove(sumsSpool)
+		err = errors.Join(w.remove(sumsSpool), w.remove(sealedName))
 	}
 	return err
 }
@@ -147,12 +150,14 @@ func (b *Backup) reopen(ctx context.Context, a *attempt) (*sender, error) {
 	if b.Now().Sub(last) > attemptKept {
 		return nil, unusable("nothing was stored since %s", last.UTC().Format(time.RFC3339))
 	}
-	stage, err := snapshot.OpenStage(b.Workdir.FS, m.ID, a.Roots)
+	var stage *snapshot.Stage
+	if a.Sealed != nil {
+		err = a.Sealed.there(b.Workdir)
+	} else if stage, err = snapshot.OpenStage(b.Workdir.FS, m.ID, a.Roots); err == nil && stage.Digest() != a.Stage {
+		err = errors.New("its stage is another one")
+	}
 	if err != nil {
 		return nil, unusable("%w", err)
-	}
-	if stage.Digest() != a.Stage {
-		return nil, unusable("its stage is another one")
 	}
 	for _, v := range m.Volumes {
 		o, err := b.Store.Stat(ctx, b.Catalog.ObjectKey(m.ID, v.Name))
@@ -191,9 +196,10 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 	}
 	defer letGo()
 	sum.ID, sum.Resumed, sum.label = m.ID, true, m.Label
-	sum.Position, sum.Hash = m.Position.Index, m.Position.Hash
-	b.phase(m.ID, "resume", "going on with %s: height %d, held at %s, %d of %d volumes stored",
-		m.ID, m.Position.Index, m.Times.Held.Format(time.RFC3339), len(m.Volumes), a.Volumes)
+	sum.at(positionOf(m))
+	sum.Hash = m.Position.Hash
+	b.phase(m.ID, "resume", "going on with %s: %s, taken at %s, %d of %d volumes stored",
+		m.ID, positionOf(m), m.Times.Held.Format(time.RFC3339), len(m.Volumes), a.Volumes)
 	s.st = &State{ID: m.ID, Cluster: b.Cluster, Store: a.Store, PID: os.Getpid(), Started: m.Times.Begun}
 	if s.st.BootID, err = fsx.BootID(); err != nil {
 		return false, err
@@ -232,7 +238,7 @@ func (b *Backup) end(ctx context.Context, s *sender) error {
 	watch.stop()
 	switch {
 	case err == nil:
-		return errors.Join(s.stage.Remove(), b.Workdir.forget(), b.Workdir.leave())
+		return errors.Join(s.removeStage(), b.Workdir.forget(), b.Workdir.leave())
 	case errors.Is(err, ErrStage), errors.Is(err, errUnusable), errors.Is(err, ErrProof):
 		return errors.Join(err, b.discard(ctx, s.a, err))
 	}

@@ -52,10 +52,10 @@ func (s *sender) attest(ctx context.Context, wait time.Duration) error {
 // say tells what came of it, each liar by name.
 func (s *sender) say(e observer.Evidence) {
 	m := &s.a.Manifest
-	sayAttested(e, m.Position.Index, func(text string) { s.b.phase(m.ID, "attest", "%s", text) }, s.b.warn)
+	sayAttested(e, positionOf(m), func(text string) { s.b.phase(m.ID, "attest", "%s", text) }, s.b.warn)
 }
 
-func sayAttested(e observer.Evidence, height uint64, phase func(text string), warn func(text, advice string)) {
+func sayAttested(e observer.Evidence, at observer.Position, phase func(text string), warn func(text, advice string)) {
 	if e.NotPossible != "" {
 		phase("attested: not possible: " + e.NotPossible)
 		return
@@ -70,7 +70,7 @@ func sayAttested(e observer.Evidence, height uint64, phase func(text string), wa
 				"write the RPC address of another node of the chain in place of "+w.Witness+" in replica.witnesses")
 		}
 	}
-	text := fmt.Sprintf("attested: %s at height %d", e.Grade(), height)
+	text := fmt.Sprintf("attested: %s at %s", e.Grade(), at)
 	if len(not) > 0 {
 		text += "; " + strings.Join(not, "; ")
 	}

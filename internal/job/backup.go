@@ -17,10 +17,10 @@ import (
 	"github.com/eddy-backup/eddy/uploader"
 )
 
-// Replica is what a backup needs of the system: a replica that is held still.
+// Replica is what a backup needs of the system. One that is an observer.Holder is
+// held still while it is captured; one that is an observer.Gater is asked before.
 type Replica interface {
 	observer.Replica
-	observer.Holder
 	// Recover starts a node that a dead eddy left stopped.
 	Recover(ctx context.Context) (acted bool, err error)
 	// Facts are what the manifest says beside the position.
@@ -56,7 +56,10 @@ type Backup struct {
 	WhenBusy     WhenBehind // another eddy has the cluster's lease
 	NewIncarn    bool       // accept a history that began anew
 	Fresh        bool       // go on with no earlier attempt: remove it
-	AcceptShrink bool       // accept a dump of less than half the size
+	// Salvage takes what this one member has, of a cluster that cannot decide any
+	// more: no gate is asked, and the backup is never the latest.
+	Salvage      bool
+	AcceptShrink bool // accept a dump of less than half the size
 	// AttestWait is how long the witnesses are waited for that cannot say yet.
 	AttestWait time.Duration
 	// Attested is how many witnesses must agree before latest moves, where there are
@@ -67,9 +70,11 @@ type Backup struct {
 	Opened     string
 	Level      int
 	VolumeSize int64 // bytes of plan; 0: the format's default
-	Events     ui.Sink
-	Watch      Watcher            // nil: nobody
-	Reason     func(error) string // one of Reasons
+	// Sealing encrypts the archive; nil: it is sent as it is.
+	Sealing *Sealing
+	Events  ui.Sink
+	Watch   Watcher            // nil: nobody
+	Reason  func(error) string // one of Reasons
 	// Room tells what is free on the filesystem of a directory, and its size, in
 	// bytes; nil: asks the filesystem.
 	Room func(dir string) (free, size int64, err error)
@@ -207,7 +212,8 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 
 	before, err := b.ready(ctx, acted)
 	if b.WhenBehind.Skip && errors.Is(err, observer.ErrBehind) {
-		sum.Outcome, sum.Position = "skipped", before.Position.Index
+		sum.Outcome = "skipped"
+		sum.at(before.Position)
 		return sum, nil
 	}
 	if err != nil {
@@ -230,7 +236,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	if err := b.Workdir.enter(st, stateGated); err != nil {
 		return sum, err
 	}
-	b.phase(id, "gate", "%s: %s at height %d, %d peers, fit for a backup", id, b.Cluster, before.Position.Index, before.Peers)
+	b.phase(id, "gate", "%s: %s at %s%s, fit for a backup", id, b.Cluster, before.Position, company(before))
 
 	// The first writes to the bucket come before the stop: a bucket that refuses
 	// must not cost the node a second.
@@ -239,7 +245,8 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	}
 	letGo, err := b.lease(ctx)
 	if b.skips(err) {
-		sum.Outcome, sum.ID, sum.Position = "skipped", "", before.Position.Index
+		sum.Outcome, sum.ID = "skipped", ""
+		sum.at(before.Position)
 		return sum, b.Workdir.leave()
 	}
 	if err != nil {
@@ -256,7 +263,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		err = fmt.Errorf("%w: %w", observer.ErrNotFit, err)
 	}
 	if err == nil {
-		err = b.fill(ctx, st, stage, before, &sum)
+		err = b.fill(ctx, st, stage, &sum)
 	}
 	var s *sender
 	if err == nil {
@@ -300,9 +307,13 @@ func (b *Backup) ready(ctx context.Context, started bool) (observer.State, error
 	until, said := time.Now().Add(b.WhenBehind.Wait), false
 	for {
 		s, err := b.Replica.Describe(ctx)
+		if err != nil && b.Salvage {
+			b.warn("the member does not say how it is: "+err.Error(), "the salvage is made all the same")
+			return s, nil
+		}
 		wait := time.Until(answer) // of use where nothing answers
 		if err == nil {
-			err = b.Replica.Gate(ctx, s)
+			err = b.gate(ctx, s)
 			wait = time.Until(until)
 			if !errors.Is(err, observer.ErrBehind) {
 				return s, err
@@ -325,9 +336,30 @@ func (b *Backup) ready(ctx context.Context, started bool) (observer.State, error
 	}
 }
 
+// gate asks a replica that knows when it is not fit.
+func (b *Backup) gate(ctx context.Context, s observer.State) error {
+	if g, ok := b.Replica.(observer.Gater); ok && !b.Salvage {
+		return g.Gate(ctx, s)
+	}
+	return nil
+}
+
+// company says who else there is.
+func company(s observer.State) string {
+	if len(s.Members) == 0 {
+		return fmt.Sprintf(", %d peers", s.Peers)
+	}
+	q := observer.QuorumOf(s.Members)
+	return fmt.Sprintf(", %d of %d voters reachable", q.Reachable, q.Voters)
+}
+
 // unchanged tells whether the newest READY backup holds this very position, and no
-// proof has found it wrong.
+// proof has found it wrong. Of a replica that does not tell its position while it
+// lives it is not known.
 func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) (bool, error) {
+	if s.Position.Index == 0 || b.Salvage {
+		return false, nil
+	}
 	newest, err := b.Catalog.Latest(ctx)
 	if errors.Is(err, uploader.ErrNoSuchBackup) {
 		return false, nil
@@ -342,19 +374,55 @@ func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) 
 	// A node that follows others that are further on lags, as may be where another
 	// observer was a moment faster.
 	if follows := s.Leader != nil && s.Leader.Index >= m.Position.Index; s.Position.Index < m.Position.Index && !follows {
-		return false, hint.Add(fmt.Errorf("%w: it is at %s, and backup %s has height %d of the same history: it went back", observer.ErrNotFit, s.Position, m.ID, m.Position.Index),
+		return false, hint.Add(fmt.Errorf("%w: it is at %s, and backup %s has %s of the same history: it went back", observer.ErrNotFit, s.Position, m.ID, positionOf(m)),
 			"another observer may be ahead of this one: wait until it has caught up; if this node was set back, let it follow the chain again")
 	}
 	if m.Position.Index != s.Position.Index {
 		return false, nil
 	}
-	sum.Outcome, sum.ID, sum.Position = "unchanged", m.ID, m.Position.Index
+	sum.Outcome, sum.ID = "unchanged", m.ID
+	sum.at(positionOf(m))
 	return true, nil
 }
 
-// fill brings the replica's files into the stage: links what is immutable while
-// the replica runs, holds it, captures the rest, starts it again, and seals.
-func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, before observer.State, sum *Summary) error {
+// fill brings what the replica has into the stage, and seals it.
+func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, sum *Summary) error {
+	var err error
+	if h, ok := b.Replica.(observer.Holder); ok {
+		err = b.fillHeld(ctx, st, stage, h, sum)
+	} else {
+		err = b.fillAsked(ctx, st, stage, sum)
+	}
+	if err != nil {
+		return err
+	}
+	if err := stage.Seal(ctx); err != nil {
+		return mark(ErrStage, fmt.Errorf("seal the stage: %w", err))
+	}
+	if err := b.audit(ctx, stage); err != nil {
+		return err
+	}
+	return b.Workdir.enter(st, stateSealed)
+}
+
+// fillAsked captures a replica that gives its dump while it lives.
+func (b *Backup) fillAsked(ctx context.Context, st *State, stage *snapshot.Stage, sum *Summary) error {
+	if err := b.Workdir.enter(st, statePrepared); err != nil {
+		return err
+	}
+	b.phase(st.ID, "capture", "taking the dump; nothing is stopped for it")
+	begun := b.Now()
+	if err := b.Replica.Capture(ctx, stage); err != nil {
+		return mark(ErrStage, fmt.Errorf("capture: %w", err))
+	}
+	sum.heldAt, sum.releasedAt = begun.UTC(), b.Now().UTC()
+	sum.StageSeconds = sum.releasedAt.Sub(sum.heldAt).Seconds()
+	return nil
+}
+
+// fillHeld links what is immutable while the replica runs, holds it, captures the
+// rest, and starts it again.
+func (b *Backup) fillHeld(ctx context.Context, st *State, stage *snapshot.Stage, replica observer.Holder, sum *Summary) error {
 	if err := stage.ProbeLinks(); err != nil {
 		if !b.CopyFallback {
 			return fmt.Errorf("%w: %w", observer.ErrNotFit, err)
@@ -363,7 +431,7 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 		b.warn("files cannot be linked here, so all of them are copied while the node stands still", hint.Of(err))
 	}
 	b.phase(st.ID, "prepare", "linking what is immutable while the node runs")
-	if err := b.Replica.Prepare(ctx, stage); err != nil {
+	if err := replica.Prepare(ctx, stage); err != nil {
 		return mark(ErrStage, err)
 	}
 	if err := b.Workdir.enter(st, statePrepared); err != nil {
@@ -377,7 +445,7 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 	if err := b.Workdir.enter(st, stateHolding); err != nil {
 		return err
 	}
-	if err := b.hold(ctx, st, stage, sum); err != nil {
+	if err := b.hold(ctx, st, stage, replica, sum); err != nil {
 		return err
 	}
 	if err := b.Workdir.enter(st, stateReleased); err != nil {
@@ -387,13 +455,7 @@ func (b *Backup) fill(ctx context.Context, st *State, stage *snapshot.Stage, bef
 	b.phase(st.ID, "released", "node runs again after %.2f s (stop %.2f, stage %.2f, start %.2f): %d files linked, %d copied (%s)",
 		sum.HeldSeconds, sum.StopSeconds, sum.StageSeconds, sum.StartSeconds,
 		stats.Linked, stats.Cloned+stats.Copied, ui.Bytes(stats.CopiedBytes))
-	if err := stage.Seal(ctx); err != nil {
-		return mark(ErrStage, fmt.Errorf("seal the stage: %w", err))
-	}
-	if err := b.audit(ctx, stage); err != nil {
-		return err
-	}
-	return b.Workdir.enter(st, stateSealed)
+	return nil
 }
 
 // draft reads the position of a sealed stage and makes of it an attempt, which
@@ -415,9 +477,13 @@ func (b *Backup) draft(ctx context.Context, st *State, stage *snapshot.Stage, be
 
 // send ends the attempt while the replica catches up in the background.
 func (b *Backup) send(ctx context.Context, s *sender, before observer.State) (err error) {
+	held, ok := b.Replica.(observer.Holder)
+	if !ok {
+		return b.end(ctx, s)
+	}
 	rejoined := make(chan error, 1)
 	rctx, stopWaiting := context.WithTimeout(ctx, rejoinWait)
-	go func() { rejoined <- b.Replica.Rejoined(rctx, before) }()
+	go func() { rejoined <- held.Rejoined(rctx, before) }()
 	defer func() {
 		if err != nil {
 			stopWaiting() // the upload failed: do not keep the operator waiting
@@ -482,7 +548,7 @@ func (b *Backup) sweep(ctx context.Context, roots []snapshot.Root) error {
 		return err
 	}
 	keep := ""
-	if a != nil {
+	if a != nil && a.Sealed == nil { // of a sealed one nothing in the plain is needed
 		keep = a.Manifest.ID
 	}
 	if err := snapshot.SweepStages(b.Workdir.FS, roots, keep); err != nil {
@@ -496,7 +562,7 @@ func (b *Backup) sweep(ctx context.Context, roots []snapshot.Root) error {
 	if st == nil {
 		return nil
 	}
-	if st.ID == keep {
+	if a != nil && st.ID == a.Manifest.ID {
 		b.warn(fmt.Sprintf("backup %s died as it was %s", st.ID, st.State), "")
 		return b.Workdir.leave()
 	}

@@ -38,8 +38,9 @@ func (b *Backup) check(ctx context.Context, stage *snapshot.Stage, before observ
 		at = &p
 	}
 	if at != nil {
-		sum.Position, sum.Hash = at.Index, fmt.Sprintf("%X", at.Hash)
-		b.phase(stage.ID(), "sealed", "the dump is at height %d", at.Index)
+		sum.at(*at)
+		sum.Hash = fmt.Sprintf("%X", at.Hash)
+		b.phase(stage.ID(), "sealed", "the dump is at %s", at)
 	}
 	if !ok {
 		return nil, *at, nil

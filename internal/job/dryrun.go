@@ -20,8 +20,6 @@ import (
 type DryRun struct {
 	Replica interface {
 		Describe(ctx context.Context) (observer.State, error)
-		Gate(ctx context.Context, s observer.State) error
-		observer.Surveyor
 	}
 	Workdir Workdir
 	Cluster string
@@ -40,21 +38,27 @@ const copyRate = 100 << 20
 func (d *DryRun) Run(ctx context.Context) (Forecast, error) {
 	f := Forecast{Cluster: d.Cluster}
 	state, gate := d.Replica.Describe(ctx)
-	if gate == nil {
-		gate = d.Replica.Gate(ctx, state)
+	if g, ok := d.Replica.(observer.Gater); ok && gate == nil {
+		gate = g.Gate(ctx, state)
 	}
-	f.Position, f.Peers = state.Position.Index, state.Peers
+	f.Position, f.At, f.Company = state.Position.Index, state.Position.String(), company(state)
+	f.Peers, f.Members = state.Peers, state.Members
 	var behind error
 	if d.Wait > 0 && errors.Is(gate, observer.ErrBehind) {
 		behind, gate = gate, nil
 		f.WaitSeconds = d.Wait.Seconds()
 	}
 	begun := time.Now()
-	survey, err := d.Replica.Survey(ctx)
-	if err != nil {
-		return Forecast{}, errors.Join(gate, err)
+	var survey observer.Survey
+	var err error
+	s, files := d.Replica.(observer.Surveyor)
+	if files {
+		if survey, err = s.Survey(ctx); err != nil {
+			return Forecast{}, errors.Join(gate, err)
+		}
 	}
 	walked := time.Since(begun)
+	f.Held = files
 	last, err := d.Workdir.Last()
 	if err != nil {
 		return Forecast{}, errors.Join(gate, err)
@@ -98,7 +102,11 @@ type Forecast struct {
 	// WaitSeconds is how long a backup would wait until it is fit; 0: it would not.
 	WaitSeconds float64               `json:"wait_seconds,omitempty"`
 	Position    uint64                `json:"position,omitempty"`
+	At          string                `json:"at,omitempty"` // the position, for people
+	Company     string                `json:"-"`
 	Peers       int                   `json:"peers"`
+	Members     []observer.Member     `json:"members,omitempty"`
+	Held        bool                  `json:"held"` // the replica would be stopped for it
 	Roots       []observer.RootSurvey `json:"roots"`
 	Linked      observer.Treated      `json:"link"`
 	Cloned      observer.Treated      `json:"clone"`
@@ -124,12 +132,16 @@ func (f Forecast) Line() string {
 	b.WriteString("dry run: nothing was stopped, nothing was written\n")
 	switch {
 	case f.Fit:
-		fmt.Fprintf(&b, "gate: %s at height %d, %d peers, fit for a backup\n", f.Cluster, f.Position, f.Peers)
+		fmt.Fprintf(&b, "gate: %s at %s%s, fit for a backup\n", f.Cluster, f.At, f.Company)
 	case f.WaitSeconds > 0:
 		wait := ui.Duration(time.Duration(f.WaitSeconds * float64(time.Second)))
 		fmt.Fprintf(&b, "gate: a backup would wait up to %s: %s\n  hint: %s\n", wait, f.Gate, f.Hint)
 	default:
 		fmt.Fprintf(&b, "gate: %s\n", f.Gate)
+	}
+	if !f.Held {
+		b.WriteString("expected hold: none; the dump is asked for while the cluster works")
+		return b.String()
 	}
 	for _, r := range f.Roots {
 		name := r.Prefix

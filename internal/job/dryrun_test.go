@@ -21,7 +21,7 @@ type looked struct {
 }
 
 func (l looked) Describe(context.Context) (observer.State, error) {
-	return observer.State{Position: observer.Position{Index: 7}, Peers: 3}, l.describe
+	return observer.State{Position: observer.Position{Kind: "cometbft", Index: 7}, Peers: 3}, l.describe
 }
 func (l looked) Gate(context.Context, observer.State) error      { return l.gate }
 func (l looked) Survey(context.Context) (observer.Survey, error) { return l.survey, nil }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/observer"
 )
 
 // Phase announces a step of a job.
@@ -39,11 +40,12 @@ func (w Warning) Line() string {
 
 // Summary ends a backup. Sizes in bytes, times in seconds.
 type Summary struct {
-	Outcome      string   `json:"outcome"`           // "ready", "unchanged", "skipped"
+	Outcome      string   `json:"outcome"`           // "ready", "unchanged", "skipped", "salvaged"
 	Resumed      bool     `json:"resumed,omitempty"` // an earlier run had begun it
 	ID           string   `json:"id,omitempty"`
 	Cluster      string   `json:"cluster"`
 	Position     uint64   `json:"position"`
+	At           string   `json:"at"` // the position, for people
 	Hash         string   `json:"hash,omitempty"`
 	Files        int64    `json:"files,omitempty"`
 	SourceBytes  int64    `json:"source_bytes,omitempty"`
@@ -65,29 +67,39 @@ type Summary struct {
 	label              string
 }
 
+func (s *Summary) at(p observer.Position) { s.Position, s.At = p.Index, p.String() }
+
 // MessageType implements ui.Event.
 func (Summary) MessageType() string { return "summary" }
 
 // Line implements ui.Event.
 func (s Summary) Line() string {
 	if s.Outcome == "unchanged" {
-		return fmt.Sprintf("unchanged: %s is still at height %d, which %s holds; nothing was sent", s.Cluster, s.Position, s.ID)
+		return fmt.Sprintf("unchanged: %s is still at %s, which %s holds; nothing was sent", s.Cluster, s.At, s.ID)
 	}
 	if s.Outcome == "skipped" {
-		return fmt.Sprintf("skipped: %s has not caught up (height %d)", s.Cluster, s.Position)
+		return fmt.Sprintf("skipped: %s has not caught up (%s)", s.Cluster, s.At)
 	}
 	took := ui.Duration(time.Duration(s.Seconds * float64(time.Second)))
 	copied := ""
 	if s.CopiedBytes > 0 {
 		copied = fmt.Sprintf("; %s of it copied from an earlier attempt, %s sent", ui.Bytes(s.CopiedBytes), ui.Bytes(s.SentBytes))
 	}
+	if s.Outcome == "salvaged" {
+		return fmt.Sprintf("SALVAGED %s: %s at %s, %d files, %s, %s stored (%s), %s in all; it is not the latest, and nothing deletes it",
+			s.ID, s.Cluster, s.At, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored, took)
+	}
 	if s.Resumed {
-		return fmt.Sprintf("READY %s: %s at height %d, %d files, %s, %s stored (%s); an earlier run had begun it: %s read and %s sent in %s%s",
-			s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored,
+		return fmt.Sprintf("READY %s: %s at %s, %d files, %s, %s stored (%s); an earlier run had begun it: %s read and %s sent in %s%s",
+			s.ID, s.Cluster, s.At, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored,
 			ui.Bytes(s.ReadBytes), ui.Bytes(s.SentBytes), took, copied)
 	}
-	return fmt.Sprintf("READY %s: %s at height %d, %d files, %s read, %s stored (%s), node held %.2f s, %s in all%s",
-		s.ID, s.Cluster, s.Position, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored, s.HeldSeconds, took, copied)
+	held := fmt.Sprintf("node held %.2f s", s.HeldSeconds)
+	if s.HeldSeconds == 0 {
+		held = "nothing stopped"
+	}
+	return fmt.Sprintf("READY %s: %s at %s, %d files, %s read, %s stored (%s), %s, %s in all%s",
+		s.ID, s.Cluster, s.At, s.Files, ui.Bytes(s.SourceBytes), ui.Bytes(s.StoredBytes), s.Stored, held, took, copied)
 }
 
 // Restored ends a restore.
@@ -95,6 +107,7 @@ type Restored struct {
 	ID           string   `json:"id"`
 	Cluster      string   `json:"cluster"`
 	Position     uint64   `json:"position"`
+	At           string   `json:"at"` // the position, for people
 	Hash         string   `json:"hash,omitempty"`
 	Dir          string   `json:"dir"`
 	Files        int64    `json:"files"`
@@ -114,8 +127,8 @@ func (Restored) MessageType() string { return "restored" }
 
 // Line implements ui.Event.
 func (r Restored) Line() string {
-	s := fmt.Sprintf("restored %s (%s, height %d) into %s: %d files, %s, every hash right, %s",
-		r.ID, r.Cluster, r.Position, r.Dir, r.Files, ui.Bytes(r.Bytes), ui.Duration(time.Duration(r.Seconds*float64(time.Second))))
+	s := fmt.Sprintf("restored %s (%s, %s) into %s: %d files, %s, every hash right, %s",
+		r.ID, r.Cluster, r.At, r.Dir, r.Files, ui.Bytes(r.Bytes), ui.Duration(time.Duration(r.Seconds*float64(time.Second))))
 	if r.Files == 0 && r.Before != "" { // an undo
 		s = fmt.Sprintf("brought back %s into %s, %s", r.ID, r.Dir, ui.Duration(time.Duration(r.Seconds*float64(time.Second))))
 	}

@@ -16,12 +16,12 @@ import (
 
 // hold stops the replica, captures, and starts it again on every path, a panic
 // in the capture included. Nothing is asked of the bucket meanwhile.
-func (b *Backup) hold(ctx context.Context, st *State, stage *snapshot.Stage, sum *Summary) (err error) {
+func (b *Backup) hold(ctx context.Context, st *State, stage *snapshot.Stage, replica observer.Holder, sum *Summary) (err error) {
 	b.phase(st.ID, "hold", "holding the node still")
 	b.leased.Rest()
 	b.still = true
 	stopAt := time.Now()
-	release, err := b.Replica.Hold(ctx, stage)
+	release, err := replica.Hold(ctx, stage)
 	if err != nil {
 		if b.still = errors.Is(err, observer.ErrDown) || errors.Is(err, observer.ErrStopping); !b.still {
 			b.leased.Resume(ctx)

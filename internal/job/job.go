@@ -186,7 +186,7 @@ func (w Workdir) sweep() error {
 		}
 	}
 	if _, err := os.Lstat(w.path(attemptName)); errors.Is(err, fs.ErrNotExist) {
-		return w.remove(sumsSpool) // of none
+		return errors.Join(w.remove(sumsSpool), w.remove(sealedName)) // of none
 	}
 	return nil
 }

@@ -73,6 +73,9 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
+	if m.System != "cometbft" {
+		return Restored{}, hint.Add(fmt.Errorf("%w: backup %s is of a %s, this is a chain's node", observer.ErrNotFit, m.ID, m.System), "name a backup of this chain")
+	}
 	hash, err := hex.DecodeString(m.Position.Hash)
 	if err != nil {
 		return Restored{}, fmt.Errorf("%w: the manifest's hash %.70q: %w", snapshot.ErrCorrupt, m.Position.Hash, err)
@@ -97,11 +100,11 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	if err := placesFor(m.Roots, roots); err != nil {
 		return Restored{}, err
 	}
-	vols, err := r.volumes(ctx, m)
+	vols, err := r.plain(ctx, m)
 	if err != nil {
 		return Restored{}, err
 	}
-	if err := r.Confirm(there, fmt.Sprintf("%s, %s at height %d, made by %s", m.ID, m.Cluster, m.Position.Index, comes.Program())); err != nil {
+	if err := r.Confirm(there, fmt.Sprintf("%s, %s at %s, made by %s", m.ID, m.Cluster, positionOf(m), comes.Program())); err != nil {
 		return Restored{}, err
 	}
 	owner, ownerText, err := r.owner(roots[0].Path)

@@ -34,7 +34,9 @@ type Restore struct {
 	Into   string
 	Only   []string        // globs; empty: everything
 	Owner  *snapshot.Owner // nil: the owner of the target directory or of its nearest parent
-	Home   string          // of the live node, whose backups would take what is restored into it; "": not known
+	// Unseal opens an encrypted archive; nil: no key was given.
+	Unseal Unseal
+	Home   string // of the live node, whose backups would take what is restored into it; "": not known
 	Events ui.Sink
 	Now    func() time.Time
 	FS     fsx.FS // makes the changes
@@ -73,10 +75,11 @@ func (r *Restore) fill(ctx context.Context, m *uploader.Manifest) (Restored, err
 	if rel, err := filepath.Rel(r.Home, into); r.Home != "" && err == nil && rel != "." && filepath.IsLocal(rel) {
 		r.Events.Emit(Warning{Text: into + " lies in the node's home: backups take it, too, as long as it is there", Hint: "restore to a directory elsewhere, or move it away when you have compared it"})
 	}
-	vols, err := r.volumes(ctx, m)
+	vols, closing, err := r.volumes(ctx, m, target.sealed)
 	if err != nil {
 		return Restored{}, errors.Join(err, target.abandon(err))
 	}
+	defer func() { _ = closing() }() // it was read only
 	var rep snapshot.Report
 	if target.placing { // all was right already, and a part of it is in its place
 		rep.Bytes, rep.Files, err = snapshot.Measure(ctx, vols, r.Only)
@@ -95,6 +98,9 @@ func (r *Restore) fill(ctx context.Context, m *uploader.Manifest) (Restored, err
 	}
 	out := restored(m, rep)
 	out.Dir, out.Owner, out.Seconds = into, ownerText, r.Now().Sub(begun).Seconds()
+	if m.System != "cometbft" {
+		return out, nil
+	}
 	out.Next = []string{
 		"put the node's own config/ beside the data; keys and sign state are never in an archive",
 		"keep the priv_validator_state.json that the machine has; a zero one belongs only beside a freshly made key",
@@ -134,16 +140,15 @@ func (r *Restore) find(ctx context.Context) (*uploader.Manifest, error) {
 	if m == nil {
 		return nil, hint.Add(fmt.Errorf("%w: %s is %s", uploader.ErrNoSuchBackup, sel.ID, sel.Status), "only a READY backup can be restored; `eddy list` shows them")
 	}
-	if sel.Status != uploader.StatusReady {
+	if sel.Status == uploader.StatusSalvage {
+		r.Events.Emit(Warning{Text: sel.ID + " is a salvage: what one member had when the cluster had lost its quorum; the newest writes may be missing", Hint: "where other members' salvages or backups are there, compare their terms and indexes first: `eddy list`"})
+	} else if sel.Status != uploader.StatusReady {
 		return nil, hint.Add(fmt.Errorf("%w: %s is %s: %s", uploader.ErrDamaged, sel.ID, sel.Status, sel.Text), "restore another backup; `eddy list` shows them")
 	}
 	if err := r.signed(ctx, sel); err != nil {
 		return nil, err
 	}
-	if m.System != "cometbft" {
-		return nil, hint.Add(fmt.Errorf("backup %s is of a %s, which this eddy cannot restore", m.ID, m.System), "use a newer eddy")
-	}
-	r.Events.Emit(Phase{ID: m.ID, Phase: "found", Text: fmt.Sprintf("%s: %s at height %d, made by %s of %s", m.ID, m.Cluster, m.Position.Index, m.Versions.Eddy, madeBy(m).Program())})
+	r.Events.Emit(Phase{ID: m.ID, Phase: "found", Text: fmt.Sprintf("%s: %s at %s, made by %s of %s", m.ID, m.Cluster, positionOf(m), m.Versions.Eddy, madeBy(m).Program())})
 	return m, nil
 }
 
@@ -180,7 +185,7 @@ func (r *Restore) progress(done, total int64) {
 // restored is what a restore says of a backup and its extraction.
 func restored(m *uploader.Manifest, rep snapshot.Report) Restored {
 	return Restored{
-		ID: m.ID, Cluster: m.Cluster, Position: m.Position.Index, Hash: m.Position.Hash,
+		ID: m.ID, Cluster: m.Cluster, Position: m.Position.Index, At: positionOf(m).String(), Hash: m.Position.Hash,
 		Files: rep.Files, Bytes: rep.Bytes, KeptBytes: rep.KeptBytes, FetchedBytes: rep.Fetched,
 	}
 }
@@ -208,8 +213,17 @@ func volumesOf(c *uploader.Catalog, m *uploader.Manifest) []snapshot.VolumeSourc
 	return vols
 }
 
-// volumes are those of the backup, each with the index that the manifest names.
-func (r *Restore) volumes(ctx context.Context, m *uploader.Manifest) ([]snapshot.VolumeSource, error) {
+// volumes are those of the backup, each with the index that the manifest names; an
+// encrypted one is fetched into a file first. closing ends their use.
+func (r *Restore) volumes(ctx context.Context, m *uploader.Manifest, file string) (vols []snapshot.VolumeSource, closing func() error, err error) {
+	if m.Encryption != nil {
+		return unsealed(ctx, r.FS, r.Catalog, m, file, r.Unseal)
+	}
+	vols, err = r.plain(ctx, m)
+	return vols, func() error { return nil }, err
+}
+
+func (r *Restore) plain(ctx context.Context, m *uploader.Manifest) ([]snapshot.VolumeSource, error) {
 	vols := volumesOf(r.Catalog, m)
 	for i, v := range m.Volumes {
 		ix, err := snapshot.ReadIndex(ctx, vols[i])

@@ -25,6 +25,7 @@ type target struct {
 	dir     string
 	work    string // where the backup is extracted
 	journal string // how far that is
+	sealed  string // where an encrypted archive is fetched to
 	placed  string // a file that is there once all of it is right: its names are moved out
 	placing bool   // placed is there
 	made    bool
@@ -36,7 +37,7 @@ type target struct {
 // work directory must be of the same backup.
 func claimTarget(fsys fsx.FS, dir, id string) (*target, error) {
 	own := filepath.Join(dir, workName)
-	t := &target{fs: fsys, dir: dir, work: filepath.Join(own, "restore"), journal: filepath.Join(own, "restore.journal"), placed: filepath.Join(own, "restore.placed")}
+	t := &target{fs: fsys, dir: dir, work: filepath.Join(own, "restore"), journal: filepath.Join(own, "restore.journal"), sealed: filepath.Join(own, "restore.sealed"), placed: filepath.Join(own, "restore.placed")}
 	names, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

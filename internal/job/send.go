@@ -53,6 +53,9 @@ func (b *Backup) newSender(ctx context.Context, st *State, stage *snapshot.Stage
 		Store: b.Store.URL(), Roots: stage.Roots(), Stage: stage.Digest(), VolumeSize: cmp.Or(b.VolumeSize, snapshot.DefaultVolumeSize), Manifest: m,
 	}
 	s := &sender{b: b, st: st, stage: stage, a: a, sum: sum}
+	if b.Sealing != nil {
+		return s, s.seal(ctx)
+	}
 	plan, err := s.plan(io.Discard)
 	if err != nil {
 		return nil, err
@@ -86,6 +89,28 @@ func (s *sender) run(ctx context.Context) (err error) {
 	if err := b.Workdir.enter(s.st, stateUploading); err != nil {
 		return err
 	}
+	s.done.Store(0)
+	s.noted = slices.Clone(m.Volumes)
+	stopNotes := s.keepRunCurrent(ctx)
+	defer stopNotes()
+	if s.a.Sealed != nil {
+		err = s.sendSealed(ctx)
+	} else {
+		err = s.sendVolumes(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.Workdir.enter(s.st, stateUploaded); err != nil {
+		return err
+	}
+	return s.commit(ctx, stopNotes)
+}
+
+// sendVolumes sends what of the stage's archive is not stored yet, and its list of
+// hashes.
+func (s *sender) sendVolumes(ctx context.Context) (err error) {
+	b, m := s.b, &s.a.Manifest
 	sums, err := openSums(b.Workdir, s.a.SumsLen)
 	if err != nil {
 		return err
@@ -101,10 +126,6 @@ func (s *sender) run(ctx context.Context) (err error) {
 	}
 	total, _ := plan.Totals()
 	s.total.Store(total)
-	s.done.Store(0)
-	s.noted = slices.Clone(m.Volumes)
-	stopNotes := s.keepRunCurrent(ctx)
-	defer stopNotes()
 	if s.work = nil; !s.sent && !s.a.SendAll && len(m.Volumes) < s.a.Volumes {
 		if s.work, err = b.earlierWork(ctx, m.ID); err != nil {
 			return err
@@ -144,12 +165,12 @@ func (s *sender) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := s.putSums(ctx, sums.name(), m); err != nil {
-		return err
-	}
-	if err := b.Workdir.enter(s.st, stateUploaded); err != nil {
-		return err
-	}
+	return s.putSums(ctx, sums.name(), m)
+}
+
+// commit makes what is stored a READY backup.
+func (s *sender) commit(ctx context.Context, stopNotes func()) (err error) {
+	b, m := s.b, &s.a.Manifest
 	if err := s.attest(ctx, 0); err != nil {
 		return err
 	}
@@ -162,7 +183,9 @@ func (s *sender) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if lacks := s.lacks(); lacks == nil {
+	if m.Class == uploader.ClassSalvage {
+		err = b.Catalog.CommitAside(ctx, *m, b.NewIncarn)
+	} else if lacks := s.lacks(); lacks == nil {
 		err = b.Catalog.Commit(ctx, *m, b.NewIncarn)
 	} else if err = b.Catalog.CommitAside(ctx, *m, b.NewIncarn); err == nil {
 		b.warn("latest stays where it is: "+lacks.Error(), hint.Of(lacks))
@@ -172,7 +195,9 @@ func (s *sender) run(ctx context.Context) (err error) {
 	} else if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	s.sum.Outcome = "ready"
+	if s.sum.Outcome = "ready"; m.Class == uploader.ClassSalvage {
+		s.sum.Outcome = "salvaged"
+	}
 	if err := b.Workdir.enter(s.st, stateCommitted); err != nil {
 		return err
 	}
@@ -445,7 +470,7 @@ func (b *Backup) manifest(ctx context.Context, st *State, stage *snapshot.Stage,
 		return uploader.Manifest{}, err
 	}
 	m := uploader.Manifest{
-		ID: st.ID, Label: b.Label, Class: "normal", Cluster: b.Cluster, Incarnation: p.Incarnation,
+		ID: st.ID, Label: b.Label, Class: b.class(), Cluster: b.Cluster, Incarnation: p.Incarnation,
 		Node:   uploader.Node{ID: before.Node.ID, Name: before.Node.Name, Host: b.Host, Role: before.Node.Role},
 		System: before.System,
 		Versions: uploader.Versions{
@@ -468,6 +493,13 @@ func (b *Backup) manifest(ctx context.Context, st *State, stage *snapshot.Stage,
 		m.LeftOut = append(m.LeftOut, uploader.LeftOut{Name: l.Name, Reason: l.Reason})
 	}
 	return m, nil
+}
+
+func (b *Backup) class() string {
+	if b.Salvage {
+		return uploader.ClassSalvage
+	}
+	return uploader.ClassNormal
 }
 
 // weaker returns the weaker of two means of checking stored bytes.

@@ -13,6 +13,7 @@ type Verified struct {
 	ID       string `json:"id"`
 	Cluster  string `json:"cluster"`
 	Position uint64 `json:"position"`
+	At       string `json:"at"` // the position, for people
 	Hash     string `json:"hash,omitempty"`
 	By       string `json:"by"`              // quick, sample, read-data
 	Grade    string `json:"grade,omitempty"` // sampled, verified, failed
@@ -32,7 +33,7 @@ func (Verified) MessageType() string { return "verified" }
 
 // Line implements ui.Event.
 func (r Verified) Line() string {
-	head := fmt.Sprintf("%s: %s at height %d", r.ID, r.Cluster, r.Position)
+	head := fmt.Sprintf("%s: %s at %s", r.ID, r.Cluster, r.At)
 	took := ui.Duration(time.Duration(r.Seconds * float64(time.Second)))
 	switch r.Grade {
 	case uploader.GradeFailed:

@@ -101,7 +101,7 @@ func (v *Verify) Run(ctx context.Context) (Verified, error) {
 	switch {
 	case b.Status == uploader.StatusNewer:
 		return Verified{}, hint.Add(fmt.Errorf("%s: %w", b.ID, uploader.ErrNewer), "use a newer eddy")
-	case b.Status != uploader.StatusReady && b.Status != uploader.StatusDamaged:
+	case b.Status != uploader.StatusReady && b.Status != uploader.StatusSalvage && b.Status != uploader.StatusDamaged:
 		return Verified{}, hint.Add(fmt.Errorf("%w: %s is %s", uploader.ErrNoSuchBackup, b.ID, b.Status), "only a READY backup can be verified; `eddy list` shows them")
 	}
 	out := Verified{ID: b.ID, Cluster: v.Catalog.Cluster(), By: v.By}
@@ -128,9 +128,9 @@ func (v *Verify) Run(ctx context.Context) (Verified, error) {
 // wrong with the backup becomes a finding.
 func (v *Verify) prove(ctx context.Context, b uploader.Backup, out *Verified) error {
 	m := b.Manifest
-	out.Position, out.Hash = m.Position.Index, m.Position.Hash
+	out.Position, out.At, out.Hash = m.Position.Index, positionOf(m).String(), m.Position.Hash
 	out.Volumes, out.Files, out.Bytes = len(m.Volumes), m.Sizes.Files, m.Sizes.Stored
-	v.phase(m.ID, "verify", "%s: %s at height %d, %d volume(s), %s", m.ID, m.Cluster, m.Position.Index, len(m.Volumes), ui.Bytes(m.Sizes.Stored))
+	v.phase(m.ID, "verify", "%s: %s at %s, %d volume(s), %s", m.ID, m.Cluster, positionOf(m), len(m.Volumes), ui.Bytes(m.Sizes.Stored))
 	// Whether a signer is the right one depends on who asks: it makes no grade.
 	signature, err := v.Catalog.Signature(ctx, b)
 	if err := v.blame(stageSigned, "manifest.sig", err); err != nil {
@@ -142,6 +142,9 @@ func (v *Verify) prove(ctx context.Context, b uploader.Backup, out *Verified) er
 	}
 	if err := v.listing(ctx, m, out); err != nil {
 		return err
+	}
+	if m.Encryption != nil {
+		return v.sealed(ctx, m, out)
 	}
 	vols := volumesOf(v.Catalog, m)
 	indexes, err := v.indexes(ctx, m, vols)
@@ -183,6 +186,18 @@ func leastOf(a, b string) string {
 		return b
 	}
 	return a
+}
+
+// sealed compares an encrypted archive with the manifest: whole or not at all. What
+// is in it only its key can tell.
+func (v *Verify) sealed(ctx context.Context, m *uploader.Manifest, out *Verified) error {
+	if v.By == uploader.ByQuick {
+		return nil
+	}
+	vol := m.Volumes[0]
+	out.BytesRead = vol.Size
+	err := sameSum(ctx, v.Catalog.Store(), v.Catalog.ObjectKey(m.ID, vol.Name), "", vol.Size, vol.SHA256)
+	return v.blame(stageFrames, vol.Name, err)
 }
 
 // indexes reads all indexes and compares them with the manifest.

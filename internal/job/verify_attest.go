@@ -30,7 +30,7 @@ func (v *Verify) attest(ctx context.Context, b uploader.Backup, out *Verified) (
 		v.warn("the witnesses could not be asked: "+err.Error(), "")
 		return nil, nil
 	}
-	sayAttested(e, m.Position.Index, func(text string) { v.phase(m.ID, "attest", "%s", text) }, v.warn)
+	sayAttested(e, positionOf(m), func(text string) { v.phase(m.ID, "attest", "%s", text) }, v.warn)
 	out.Attested, out.Attest = e.Grade(), attestOf(e)
 	report, err := json.Marshal(out.Attest)
 	if err != nil {

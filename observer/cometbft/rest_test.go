@@ -31,7 +31,7 @@ func TestChainAtRest(t *testing.T) {
 	o.reach(1)
 	o.stop()
 	l := layoutOf(t, homes[1].Dir, nil)
-	p, err := l.Locate(t.Context(), staged(t, l))
+	p, err := l.Locate(t.Context(), staged(t, l), Offline{})
 	must(t, err)
 	r, err := New(Options{Home: homes[1].Dir, RPC: homes[1].RPC, Witnesses: []string{homes[0].RPC}})
 	must(t, err)
