@@ -58,7 +58,7 @@ func (a *app) backupCommand() *cobra.Command {
 
 // dryRun prints what a backup would do.
 func (a *app) dryRun(ctx context.Context, c *config.Config) error {
-	rep, err := newSource(c)
+	rep, err := a.newSource(c)
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration
 			show(f)
 		}
 	}
-	if r, err := newSource(c); err != nil {
+	if r, err := a.newSource(c); err != nil {
 		failed("home", err, "look at replica.home")
 	} else {
 		if k, ok := r.(interface {

@@ -26,6 +26,8 @@ type listed struct {
 	Label    string    `json:"label"`
 	Latest   bool      `json:"latest,omitempty"`
 	Position uint64    `json:"position,omitempty"`
+	At       string    `json:"at,omitempty"` // the position, for people
+	Kind     string    `json:"kind,omitempty"`
 	Size     int64     `json:"stored_bytes"`
 	Volumes  int       `json:"volumes"`
 	Created  time.Time `json:"created"`
@@ -81,7 +83,8 @@ func (l listed) Line() string { return "" } // the table shows it
 func asListed(b uploader.Backup) listed {
 	l := listed{ID: b.ID, Status: string(b.Status), Label: b.Label, Latest: b.Latest, Size: b.Size, Volumes: b.Volumes, Created: b.Created, Text: b.Text, graded: gradedOf(b)}
 	if b.Manifest != nil {
-		l.Position = b.Manifest.Position.Index
+		p := job.PositionOf(b.Manifest)
+		l.Position, l.At, l.Kind = p.Index, p.String(), p.Kind
 	}
 	return l
 }
@@ -106,7 +109,13 @@ func (a *app) listCommand() *cobra.Command {
 				return err
 			}
 			now := time.Now()
-			t := ui.Table("ID", "STATUS", "HEIGHT", "STORED", "CREATED", "PROOF", "")
+			column := "HEIGHT"
+			for _, b := range all {
+				if b.Manifest != nil && b.Manifest.System != "cometbft" {
+					column = "POSITION"
+				}
+			}
+			t := ui.Table("ID", "STATUS", column, "STORED", "CREATED", "PROOF", "")
 			for _, b := range all {
 				if len(args) == 1 && b.Label != args[0] {
 					continue
@@ -122,11 +131,11 @@ func (a *app) listCommand() *cobra.Command {
 				if l.Latest {
 					note = strings.TrimSpace("latest " + note)
 				}
-				height := ""
-				if l.Position > 0 {
-					height = fmt.Sprint(l.Position)
+				at := l.At
+				if l.Kind == "cometbft" && column == "HEIGHT" {
+					at = strings.TrimPrefix(at, "height ")
 				}
-				t.Row(l.ID, l.Status, height, ui.Bytes(l.Size), l.Created.Local().Format("2006-01-02 15:04"), l.proof(now), note)
+				t.Row(l.ID, l.Status, at, ui.Bytes(l.Size), l.Created.Local().Format("2006-01-02 15:04"), l.proof(now), note)
 			}
 			if !a.json {
 				if t.Len() == 0 {

@@ -23,6 +23,7 @@ type restoreFlags struct {
 	only, roots           []string
 	noStart, undo, forget bool
 	acceptFailed          bool
+	overwrite             bool
 	signers               []string
 }
 
@@ -61,6 +62,7 @@ nothing starts the node between two of its steps.`,
 	c.Flags().BoolVar(&f.noStart, "no-start", false, "leave the node down (in place)")
 	c.Flags().BoolVar(&f.acceptFailed, "accept-failed", false, "restore it although a proof of it failed")
 	c.Flags().StringArrayVar(&f.signers, "signer", nil, "public key, or its PEM file: take only what it has signed (repeatable; default: signers)")
+	c.Flags().BoolVar(&f.overwrite, "overwrite-live", false, "let a dump replace what lives (swarm, zookeeper, etcd, consul)")
 	c.Flags().BoolVar(&f.undo, "undo", false, "bring back what was there before the newest restore in place")
 	c.Flags().BoolVar(&f.forget, "forget", false, "remove what restores in place have kept")
 	return c
@@ -130,6 +132,9 @@ func (a *app) restoreInPlace(ctx context.Context, f restoreFlags, args []string)
 			c.Roots = map[string]string{}
 		}
 		c.Roots[name] = dir
+	}
+	if !c.Replica.Chain() {
+		return a.bringBack(ctx, c, f, args)
 	}
 	rep, err := newReplica(c)
 	if err != nil {

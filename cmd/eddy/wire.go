@@ -229,7 +229,7 @@ func (a *app) newBackup(ctx context.Context, c *config.Config, t *teller, label 
 		return nil, err
 	}
 	cat = cat.With(uploader.Keys{Sign: key})
-	rep, err := newSource(c)
+	rep, err := a.newSource(c)
 	if err != nil {
 		return nil, err
 	}

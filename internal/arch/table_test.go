@@ -31,6 +31,7 @@ var table = []row{
 	{pkg: "observer", imports: []string{"snapshot"}, never: stores},
 	{pkg: "observer/control", never: join(stores, cluster)},
 	{pkg: "observer/cometbft", imports: []string{"observer", "observer/control", "observer/cometbft/check", "observer/cometbft/engine", "snapshot"}, never: stores},
+	{pkg: "observer/command", imports: []string{"observer", "snapshot"}, never: join(network, stores, cluster)},
 	// Files and keys: what they mean is for others.
 	{pkg: "observer/cometbft/engine", never: join(network, stores, cluster)},
 	// Offline: it proves what files alone can prove.
@@ -61,7 +62,7 @@ var table = []row{
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
 		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/ui",
-		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/control", "snapshot", "uploader",
+		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "snapshot", "uploader",
 	}, never: join(stores, cluster)},
 }
 

@@ -60,6 +60,7 @@ func (l *loader) check(need Need) {
 		l.required(need)
 	}
 	l.checkNames()
+	l.checkKind()
 	l.checkReplica()
 	l.checkControl()
 	l.checkStore()
@@ -88,8 +89,9 @@ func (l *loader) required(need Need) {
 		set  bool
 	}{
 		{NeedCluster, "cluster", c.Cluster != ""},
-		{NeedReplica | NeedHome, "replica.home", c.Replica.Home != ""},
-		{NeedReplica, "replica.rpc", c.Replica.RPC != ""},
+		{NeedReplica | NeedHome, "replica.home", c.Replica.Home != "" || !c.Replica.Chain()},
+		{NeedReplica, "replica.rpc", c.Replica.RPC != "" || !c.Replica.Chain()},
+		{NeedReplica, "replica.command.argv", c.Replica.Kind != "command" || len(c.Replica.Command.Argv) > 0 || c.Replica.Command.Preset != ""},
 		{NeedStore, "store.url", c.Store.URL != ""},
 		{NeedReplica | NeedHome, "workdir", c.Workdir != ""},
 		{NeedSchedule, "schedule", c.Schedule != ""},
@@ -98,7 +100,7 @@ func (l *loader) required(need Need) {
 			l.problem(r.key, "missing", l.missingHint(r.key))
 		}
 	}
-	if need&NeedReplica != 0 && !c.Replica.Control.Set() && !l.badBelow("replica.control") && !l.excused("replica.control") {
+	if need&NeedReplica != 0 && slices.Contains(sections["control"], c.Replica.Kind) && !c.Replica.Control.Set() && !l.badBelow("replica.control") && !l.excused("replica.control") {
 		l.problem("replica.control", "missing", "say how the node is stopped and started: supervise: /run/eddy/node.sock, systemd: {unit: NAME}, docker: {container: NAME}, or exec: {stop: [...], start: [...], status: [...]}")
 	}
 }

@@ -57,7 +57,7 @@ type Config struct {
 // Replica is the node that is backed up.
 type Replica struct {
 	// Kind is the system that runs there.
-	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft"`
+	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command"`
 	// Home is the node's home directory, the one with config and data in it.
 	Home string `yaml:"home"`
 	// RPC is the replica's own RPC address, http or https.
@@ -69,6 +69,7 @@ type Replica struct {
 	ChainID string  `yaml:"chain_id"`
 	Control Control `yaml:"control"`
 	App     App     `yaml:"app"`
+	Command Command `yaml:"command"`
 }
 
 // App is the replica's application where it is a process of its own, behind

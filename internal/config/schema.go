@@ -74,6 +74,14 @@ func (f field) setScalar(text string) error {
 	panic("config: no scalar: " + f.key)
 }
 
+// equal tells whether two fields hold the same.
+func (f field) equal(o field) bool {
+	if f.isList() || f.isMap() {
+		return f.value.Len() == 0 && o.value.Len() == 0
+	}
+	return reflect.DeepEqual(f.value.Interface(), o.value.Interface())
+}
+
 // isList and isMap tell keys that take more than one word.
 func (f field) isList() bool { return f.value.Kind() == reflect.Slice }
 func (f field) isMap() bool  { return f.value.Kind() == reflect.Map }

@@ -196,10 +196,10 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 	}
 	defer letGo()
 	sum.ID, sum.Resumed, sum.label = m.ID, true, m.Label
-	sum.at(positionOf(m))
+	sum.at(PositionOf(m))
 	sum.Hash = m.Position.Hash
 	b.phase(m.ID, "resume", "going on with %s: %s, taken at %s, %d of %d volumes stored",
-		m.ID, positionOf(m), m.Times.Held.Format(time.RFC3339), len(m.Volumes), a.Volumes)
+		m.ID, PositionOf(m), m.Times.Held.Format(time.RFC3339), len(m.Volumes), a.Volumes)
 	s.st = &State{ID: m.ID, Cluster: b.Cluster, Store: a.Store, PID: os.Getpid(), Started: m.Times.Begun}
 	if s.st.BootID, err = fsx.BootID(); err != nil {
 		return false, err

@@ -27,7 +27,7 @@ func (s *sender) attest(ctx context.Context, wait time.Duration) error {
 	if !first && (before.NotPossible != "" || settled(before)) {
 		return nil
 	}
-	e, err := a.Attest(ctx, positionOf(m), before, wait)
+	e, err := a.Attest(ctx, PositionOf(m), before, wait)
 	if err != nil {
 		return fmt.Errorf("attest: %w", err)
 	}
@@ -52,7 +52,7 @@ func (s *sender) attest(ctx context.Context, wait time.Duration) error {
 // say tells what came of it, each liar by name.
 func (s *sender) say(e observer.Evidence) {
 	m := &s.a.Manifest
-	sayAttested(e, positionOf(m), func(text string) { s.b.phase(m.ID, "attest", "%s", text) }, s.b.warn)
+	sayAttested(e, PositionOf(m), func(text string) { s.b.phase(m.ID, "attest", "%s", text) }, s.b.warn)
 }
 
 func sayAttested(e observer.Evidence, at observer.Position, phase func(text string), warn func(text, advice string)) {
@@ -112,8 +112,8 @@ func settled(e observer.Evidence) bool {
 	return true
 }
 
-// positionOf is the position that a manifest records.
-func positionOf(m *uploader.Manifest) observer.Position {
+// PositionOf is the position that a manifest records.
+func PositionOf(m *uploader.Manifest) observer.Position {
 	p := m.Position
 	hash, err := hex.DecodeString(p.Hash)
 	if err != nil {

@@ -374,14 +374,14 @@ func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) 
 	// A node that follows others that are further on lags, as may be where another
 	// observer was a moment faster.
 	if follows := s.Leader != nil && s.Leader.Index >= m.Position.Index; s.Position.Index < m.Position.Index && !follows {
-		return false, hint.Add(fmt.Errorf("%w: it is at %s, and backup %s has %s of the same history: it went back", observer.ErrNotFit, s.Position, m.ID, positionOf(m)),
+		return false, hint.Add(fmt.Errorf("%w: it is at %s, and backup %s has %s of the same history: it went back", observer.ErrNotFit, s.Position, m.ID, PositionOf(m)),
 			"another observer may be ahead of this one: wait until it has caught up; if this node was set back, let it follow the chain again")
 	}
 	if m.Position.Index != s.Position.Index {
 		return false, nil
 	}
 	sum.Outcome, sum.ID = "unchanged", m.ID
-	sum.at(positionOf(m))
+	sum.at(PositionOf(m))
 	return true, nil
 }
 

@@ -55,7 +55,7 @@ func (r *Bring) Run(ctx context.Context) (out Restored, err error) {
 		return out, hint.Add(fmt.Errorf("%w: backup %s is of a %s, this is a %s", observer.ErrNotFit, m.ID, m.System, r.Kind), "name a backup of this cluster, or `--into DIR` to look at its files")
 	}
 	t := observer.RestoreTask{
-		Dir: r.Workdir.path(bringPrefix + m.ID), Position: positionOf(m), Overwrite: r.Overwrite, NoStart: r.NoStart,
+		Dir: r.Workdir.path(bringPrefix + m.ID), Position: PositionOf(m), Overwrite: r.Overwrite, NoStart: r.NoStart,
 		Node: observer.Node{ID: m.Node.ID, Name: m.Node.Name, Host: m.Node.Host, Role: m.Node.Role},
 		Say:  func(phase, text string) { r.Events.Emit(Phase{ID: m.ID, Phase: phase, Text: text}) },
 	}

@@ -104,7 +104,7 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
-	if err := r.Confirm(there, fmt.Sprintf("%s, %s at %s, made by %s", m.ID, m.Cluster, positionOf(m), comes.Program())); err != nil {
+	if err := r.Confirm(there, fmt.Sprintf("%s, %s at %s, made by %s", m.ID, m.Cluster, PositionOf(m), comes.Program())); err != nil {
 		return Restored{}, err
 	}
 	owner, ownerText, err := r.owner(roots[0].Path)

@@ -148,7 +148,7 @@ func (r *Restore) find(ctx context.Context) (*uploader.Manifest, error) {
 	if err := r.signed(ctx, sel); err != nil {
 		return nil, err
 	}
-	r.Events.Emit(Phase{ID: m.ID, Phase: "found", Text: fmt.Sprintf("%s: %s at %s, made by %s of %s", m.ID, m.Cluster, positionOf(m), m.Versions.Eddy, madeBy(m).Program())})
+	r.Events.Emit(Phase{ID: m.ID, Phase: "found", Text: fmt.Sprintf("%s: %s at %s, made by %s of %s", m.ID, m.Cluster, PositionOf(m), m.Versions.Eddy, madeBy(m).Program())})
 	return m, nil
 }
 
@@ -185,7 +185,7 @@ func (r *Restore) progress(done, total int64) {
 // restored is what a restore says of a backup and its extraction.
 func restored(m *uploader.Manifest, rep snapshot.Report) Restored {
 	return Restored{
-		ID: m.ID, Cluster: m.Cluster, Position: m.Position.Index, At: positionOf(m).String(), Hash: m.Position.Hash,
+		ID: m.ID, Cluster: m.Cluster, Position: m.Position.Index, At: PositionOf(m).String(), Hash: m.Position.Hash,
 		Files: rep.Files, Bytes: rep.Bytes, KeptBytes: rep.KeptBytes, FetchedBytes: rep.Fetched,
 	}
 }

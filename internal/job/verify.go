@@ -128,9 +128,9 @@ func (v *Verify) Run(ctx context.Context) (Verified, error) {
 // wrong with the backup becomes a finding.
 func (v *Verify) prove(ctx context.Context, b uploader.Backup, out *Verified) error {
 	m := b.Manifest
-	out.Position, out.At, out.Hash = m.Position.Index, positionOf(m).String(), m.Position.Hash
+	out.Position, out.At, out.Hash = m.Position.Index, PositionOf(m).String(), m.Position.Hash
 	out.Volumes, out.Files, out.Bytes = len(m.Volumes), m.Sizes.Files, m.Sizes.Stored
-	v.phase(m.ID, "verify", "%s: %s at %s, %d volume(s), %s", m.ID, m.Cluster, positionOf(m), len(m.Volumes), ui.Bytes(m.Sizes.Stored))
+	v.phase(m.ID, "verify", "%s: %s at %s, %d volume(s), %s", m.ID, m.Cluster, PositionOf(m), len(m.Volumes), ui.Bytes(m.Sizes.Stored))
 	// Whether a signer is the right one depends on who asks: it makes no grade.
 	signature, err := v.Catalog.Signature(ctx, b)
 	if err := v.blame(stageSigned, "manifest.sig", err); err != nil {

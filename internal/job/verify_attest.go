@@ -22,7 +22,7 @@ func (v *Verify) attest(ctx context.Context, b uploader.Backup, out *Verified) (
 	if v.Attester == nil || !b.Attested.IsZero() || before.Count(observer.Agrees) > 0 {
 		return nil, nil
 	}
-	e, err := v.Attester.Attest(ctx, positionOf(m), before, 0)
+	e, err := v.Attester.Attest(ctx, PositionOf(m), before, 0)
 	if ctx.Err() != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (v *Verify) attest(ctx context.Context, b uploader.Backup, out *Verified) (
 		v.warn("the witnesses could not be asked: "+err.Error(), "")
 		return nil, nil
 	}
-	sayAttested(e, positionOf(m), func(text string) { v.phase(m.ID, "attest", "%s", text) }, v.warn)
+	sayAttested(e, PositionOf(m), func(text string) { v.phase(m.ID, "attest", "%s", text) }, v.warn)
 	out.Attested, out.Attest = e.Grade(), attestOf(e)
 	report, err := json.Marshal(out.Attest)
 	if err != nil {

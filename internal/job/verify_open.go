@@ -35,7 +35,7 @@ func (v *Verify) opens(m *uploader.Manifest, o *snapshot.VerifyOptions, out *Ver
 // look looks into what was read back.
 func (v *Verify) look(ctx context.Context, m *uploader.Manifest, looker observer.Looker, dir string, out *Verified) error {
 	v.phase(m.ID, "check", "every byte is read; looking into it")
-	r, err := looker.Check(ctx, []snapshot.Tree{{Dir: dir}}, positionOf(m))
+	r, err := looker.Check(ctx, []snapshot.Tree{{Dir: dir}}, PositionOf(m))
 	if err != nil {
 		return err
 	}

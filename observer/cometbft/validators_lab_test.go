@@ -115,7 +115,7 @@ func TestPinnedTrustAcrossOtherValidators(t *testing.T) {
 	o.reach(second.voters(chainID, 100) + 3)
 	o.stop()
 	l := layoutOf(t, o.Dir, nil)
-	p, err := l.Locate(ctx, staged(t, l))
+	p, err := l.Locate(ctx, staged(t, l), Offline{})
 	must(t, err)
 	second.reach(int64(p.Index) + 2)
 
