@@ -205,7 +205,7 @@ func backupAt(height uint64) func(*testing.T, string, string) {
 		must(t, err)
 		cat := uploader.NewCatalog(store, "gates")
 		m := uploader.Manifest{ID: uploader.NewID(time.Now(), "auto"), Label: "auto", Cluster: "gates", Incarnation: incarnation, Created: time.Now()}
-		m.Position.Index = height
+		m.Position.Kind, m.Position.Index = "cometbft", height
 		o, err := store.PutSmall(t.Context(), cat.ObjectKey(m.ID, uploader.VolumeName(0)), []byte("x"), "", uploader.Condition{})
 		must(t, err)
 		m.Volumes = []uploader.Volume{{Name: uploader.VolumeName(0), Size: o.Size}}
