@@ -49,14 +49,13 @@ const (
 )
 
 // crawl asks nodes for the addresses that they know, as a new node does that has
-// just joined: a throw-away peer with a key of its own, one connection to each, the
-// channel for addresses and no other. It tells an address that no node books.
+// just joined: a throw-away peer with a key of its own, one connection at a time to
+// each, the channel for addresses and no other. It tells an address that no node books.
 type crawl struct {
 	network string
 	version p2p.ProtocolVersion
 	id      p2p.ID          // whom to look for
 	addrs   map[string]bool // host:port by which it might be known
-	every   time.Duration
 }
 
 // heard is what one peer told.
