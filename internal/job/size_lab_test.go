@@ -2,4 +2,7 @@
 
 package job
 
-const benchUnit = 1 << 20
+const (
+	benchUnit    = 1 << 20
+	damagedKinds = 4
+)
