@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -55,6 +56,7 @@ type inspected struct {
 		Entrypoint []string
 		Cmd        []string
 		Env        []string
+		Labels     map[string]string
 	}
 	HostConfig      struct{ NetworkMode string }
 	Mounts          []struct{ Source, Destination string }
@@ -69,7 +71,7 @@ func (d inspected) container() Container {
 	c := Container{
 		Name: strings.TrimPrefix(d.Name, "/"), User: d.Config.User, Dir: d.Config.WorkingDir,
 		Argv: append(d.Config.Entrypoint, d.Config.Cmd...), Env: environ(d.Config.Env),
-		Running: d.State.Running, Ports: map[string]string{},
+		Running: d.State.Running, Ports: map[string]string{}, Files: composed(d.Config.Labels),
 	}
 	for _, m := range d.Mounts {
 		if m.Source != "" {
@@ -100,6 +102,23 @@ func (d inspected) container() Container {
 		c.Ports[number] = net.JoinHostPort(host, bound[0].HostPort)
 	}
 	return c
+}
+
+// composed are the files from which docker compose has made a container, by the
+// labels that it gives it.
+func composed(labels map[string]string) (files []string) {
+	const project = "com.docker.compose.project."
+	for _, label := range []string{"config_files", "environment_file"} {
+		for file := range strings.SplitSeq(labels[project+label], ",") {
+			if filepath.IsAbs(file) {
+				files = append(files, file)
+			}
+		}
+	}
+	if dir := labels[project+"working_dir"]; filepath.IsAbs(dir) && exists(filepath.Join(dir, ".env")) {
+		files = append(files, filepath.Join(dir, ".env"))
+	}
+	return files
 }
 
 // getJSON reads a bounded answer.

@@ -35,6 +35,9 @@ type Unit struct {
 	Argv   []string
 	Env    map[string]string
 	PID    int // of the main process, 0 while it does not run
+	// Files define it, as systemd has resolved them: the unit's own, its drop-ins, and
+	// the files of its environment.
+	Files []string
 }
 
 // Process is a process of this machine, those in containers apart.
@@ -60,6 +63,8 @@ type Container struct {
 	Ports map[string]string
 	// Addr is the container's own address, "" where it uses the host's network.
 	Addr string
+	// Files define it where docker compose has made it: compose and environment files.
+	Files []string
 }
 
 // Mount is a directory of this machine that a container sees.

@@ -23,6 +23,8 @@ Environment=DAEMON_NAME=gaiad "DAEMON_HOME=/srv/my gaia" "NOTE=a \"b\" \\ \$c" A
 EnvironmentFiles=/etc/default/gaiad (ignore_errors=yes)
 EnvironmentFiles=/etc/gone (ignore_errors=yes)
 MainPID=812
+FragmentPath=/etc/systemd/system/gaiad.service
+DropInPaths="/etc/systemd/system/gaiad.service.d/a b.conf" /run/systemd/system/gaiad.service.d/x.conf
 User=gaia
 WorkingDirectory=!/home/gaia
 Id=gaiad.service
@@ -58,8 +60,9 @@ func TestParseUnits(t *testing.T) {
 	want := []Unit{
 		{
 			Name: "gaiad.service", Load: "loaded", Active: "active", File: "enabled", User: "gaia", Dir: "/home/gaia", PID: 812,
-			Argv: []string{"/usr/bin/cosmovisor", "run", "start", "--home", "${DAEMON_HOME}"},
-			Env:  map[string]string{"DAEMON_NAME": "gaiad2", "DAEMON_HOME": "/srv/my gaia", "GAIAD_HOME": "/srv/other"},
+			Argv:  []string{"/usr/bin/cosmovisor", "run", "start", "--home", "${DAEMON_HOME}"},
+			Env:   map[string]string{"DAEMON_NAME": "gaiad2", "DAEMON_HOME": "/srv/my gaia", "GAIAD_HOME": "/srv/other"},
+			Files: []string{"/etc/systemd/system/gaiad.service", "/etc/systemd/system/gaiad.service.d/a b.conf", "/run/systemd/system/gaiad.service.d/x.conf", "/etc/default/gaiad", "/etc/gone"},
 		},
 		{Name: "b.service", Load: "loaded", Active: "inactive", File: "disabled", Argv: []string{"/bin/true"}, Env: map[string]string{}},
 		{Name: "c.service", Load: "not-found", Active: "inactive", Env: map[string]string{}},

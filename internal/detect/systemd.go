@@ -12,7 +12,7 @@ import (
 )
 
 // properties are what `systemctl show` is asked for.
-const properties = "Id,LoadState,ActiveState,UnitFileState,User,WorkingDirectory,ExecStart,Environment,EnvironmentFiles,MainPID"
+const properties = "Id,LoadState,ActiveState,UnitFileState,User,WorkingDirectory,ExecStart,Environment,EnvironmentFiles,MainPID,FragmentPath,DropInPaths"
 
 // readUnits asks systemd for all its services: those that are loaded and those
 // that are only installed. Without systemd the error is ErrNotFound.
@@ -80,6 +80,8 @@ func parseUnits(text string, readFile func(string) ([]byte, error)) (units []Uni
 			case "EnvironmentFiles":
 				name, _, _ := strings.Cut(value, " (ignore_errors=")
 				files = append(files, name)
+			case "FragmentPath", "DropInPaths":
+				u.Files = append(u.Files, quotedWords(value)...)
 			case "MainPID":
 				u.PID, _ = strconv.Atoi(value) // 0 where it is none
 			}
@@ -88,6 +90,7 @@ func parseUnits(text string, readFile func(string) ([]byte, error)) (units []Uni
 			continue
 		}
 		seen[u.Name] = true
+		u.Files = append(u.Files, files...)
 		for _, f := range files { // they win over Environment=
 			b, err := readFile(f)
 			if err != nil || len(b) > 1<<20 {
