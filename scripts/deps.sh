@@ -17,6 +17,7 @@ if [ "${1:-}" = docker ]; then
   need iptables iptables
 fi
 need zstd zstd
+need age age
 need curl curl
 need shellcheck shellcheck
 need gcc gcc

@@ -109,8 +109,11 @@ func (n nameless) stock(cluster string) stock {
 	return stock{tools: "whatever reads " + n.url, get: "cat " + quote(n.url) + `/"$1"`, list: "ls " + quote(n.url+"/"+cluster+"/data")}
 }
 
+// Readme is README.txt: the recovery sheet for this very store and cluster.
+func (c *Catalog) Readme() string { return c.readme() }
+
 // readmeText has, in this order: cluster, store URL, flags of eddy, tools, get,
-// another get, list. The lines between the two scissors run as they stand.
+// another get, list. The lines between scissors run as they stand.
 const readmeText = `Backups of %[1]s, made by eddy.
 
 WITH EDDY, into an absent or empty directory
@@ -178,4 +181,35 @@ latest.txt. Every backup is whole in itself and needs no other.
 
 What stands in .eddy-root/NAME of a restored home belongs elsewhere: manifest.json
 says where, under "roots".
+
+KEYS AND CONFIGURATION of a node lie apart, in keys/NODE/, encrypted: who has one of
+the identities that they were sealed for can open them, nobody else. With eddy:
+
+eddy keys list --store %[2]s --cluster %[1]s%[3]s
+eddy keys restore latest --node NODE --into DIR -i IDENTITY --store %[2]s --cluster %[1]s%[3]s
+
+Without eddy, with age (1.3 or later for an identity that begins with
+AGE-SECRET-KEY-PQ) beside the tools above, into an empty directory:
+
+#--8<-- keys from here
+node=${node:-NODE} identity=${identity:-/PATH/OF/THE/IDENTITY}
+cluster=%[1]s
+get() { %[5]s; }
+keys() (
+  set -euo pipefail
+  umask 077
+  pointer=$(get "$cluster/keys/$node/latest.json")
+  field() { printf '%%s\n' "$pointer" | sed -n "s/^  \"$1\": \"\(.*\)\",\{0,1\}\$/\1/p"; }
+  id=$(field id)
+  get "$cluster/keys/$node/$id/bundle.tar.zst.age" >bundle.tar.zst.age
+  echo "$(field sha256)  bundle.tar.zst.age" | sha256sum --quiet -c
+  age -d -i "$identity" bundle.tar.zst.age | zstd -dc | tar -xp --no-same-owner
+  echo "opened $id of $node: home/ belongs into the node's home, root/ below /"
+)
+keys
+#--8<-- keys to here
+
+EDDY-BUNDLE.json says of each file where it was, whose, and what it is. Put back what
+you need, file by file. A validator key comes last, if at all: never while another
+machine may sign with it, and never without its sign state (above).
 `

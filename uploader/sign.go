@@ -156,28 +156,40 @@ func (c *Catalog) Signature(ctx context.Context, b Backup) (Signature, error) {
 	if b.Manifest == nil || b.body == nil {
 		return Signature{}, fmt.Errorf("signature of %s: its manifest was not read", b.ID)
 	}
+	return c.signature(ctx, signed{b.ID, "take another backup", c.ObjectKey(b.ID, signatureName), b.Manifest.Signer, b.body})
+}
+
+// signed is a manifest, of a backup or of a bundle, with the signer that it names.
+type signed struct {
+	id, other string // other: what to take where it cannot be believed
+	key       string // of the signature
+	signer    string // "": none
+	body      []byte
+}
+
+func (c *Catalog) signature(ctx context.Context, s signed) (Signature, error) {
 	refuse := func(said string) error {
 		if len(c.keys.Signers) == 0 {
 			return nil
 		}
-		return hint.Add(fmt.Errorf("%s %s: %w", b.ID, said, ErrUntrusted), "take another backup, or name the key that it should be signed with: `--signer KEY`")
+		return hint.Add(fmt.Errorf("%s %s: %w", s.id, said, ErrUntrusted), s.other+", or name the key that it should be signed with: `--signer KEY`")
 	}
-	if b.Manifest.Signer == "" {
+	if s.signer == "" {
 		return Signature{}, refuse("is not signed")
 	}
-	out := Signature{Signer: b.Manifest.Signer}
-	signer, err := ParseSigner(b.Manifest.Signer)
+	out := Signature{Signer: s.signer}
+	signer, err := ParseSigner(s.signer)
 	if err != nil {
-		return out, fmt.Errorf("%w: the manifest of %s names an impossible signer", ErrDamaged, b.ID)
+		return out, fmt.Errorf("%w: the manifest of %s names an impossible signer", ErrDamaged, s.id)
 	}
-	signature, _, err := c.store.GetSmall(ctx, c.ObjectKey(b.ID, signatureName), maxSignature)
+	signature, _, err := c.store.GetSmall(ctx, s.key, maxSignature)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return out, fmt.Errorf("%w: the manifest of %s is signed by %s, and its signature is gone", ErrDamaged, b.ID, signer)
+		return out, fmt.Errorf("%w: the manifest of %s is signed by %s, and its signature is gone", ErrDamaged, s.id, signer)
 	case err != nil:
 		return out, err
-	case !signer.signed(b.body, signature):
-		return out, fmt.Errorf("%w: the signature of the manifest of %s is not that of %s over these bytes", ErrDamaged, b.ID, signer)
+	case !signer.signed(s.body, signature):
+		return out, fmt.Errorf("%w: the signature of the manifest of %s is not that of %s over these bytes", ErrDamaged, s.id, signer)
 	}
 	if out.Known = c.knows(signer); !out.Known || len(c.keys.Signers) > 0 && !c.named(signer) {
 		return out, refuse("is signed by " + signer.String())

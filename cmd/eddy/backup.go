@@ -139,7 +139,7 @@ func (a *app) runCommand() *cobra.Command {
 			}
 			if c.Retention.By == "eddy" {
 				d.Expire = func(ctx context.Context) error {
-					return a.expire(ctx, first.Catalog, uploader.Policy{Last: c.Retention.Last}, true)
+					return a.expire(ctx, first.Catalog, uploader.Policy{Last: c.Retention.Last}, c.Keys.Keep, true)
 				}
 			}
 			if c.Verify.ReadData != "" {
@@ -150,6 +150,9 @@ func (a *app) runCommand() *cobra.Command {
 				d.Tasks = append(d.Tasks, job.Task{Name: "verify", Schedule: when, Run: func(ctx context.Context) error { return a.verifyLatest(ctx, c, t) }})
 			}
 			if err := a.drills(c, t, d); err != nil {
+				return err
+			}
+			if err := a.keysTask(c, t, d); err != nil {
 				return err
 			}
 			if err := a.sweepDrill(cmd.Context(), c); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/control"
 	"github.com/eddy-backup/eddy/snapshot"
+	"github.com/eddy-backup/eddy/snapshot/bundle"
 	"github.com/eddy-backup/eddy/uploader"
 )
 
@@ -70,7 +71,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitFailed
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.As(err, &conf), errors.Is(err, errUsage):
+	case errors.As(err, &conf), errors.Is(err, errUsage), errors.Is(err, bundle.ErrIdentity), errors.Is(err, bundle.ErrRecipient):
 		return exitUsage
 	case errors.Is(err, job.ErrWarnings):
 		return exitWarnings
@@ -104,7 +105,7 @@ func reason(err error) string {
 		return job.ReasonStart
 	case errors.Is(err, context.Canceled):
 		return job.ReasonInterrupted
-	case errors.As(err, &conf):
+	case errors.As(err, &conf), errors.Is(err, bundle.ErrIdentity), errors.Is(err, bundle.ErrRecipient):
 		return job.ReasonConfig
 	case errors.Is(err, fsx.ErrLocked), errors.Is(err, uploader.ErrLeaseLost), errors.Is(err, control.ErrRestoring):
 		return job.ReasonLocked

@@ -273,7 +273,7 @@ func (a *app) expireCommand() *cobra.Command {
 			if last < 1 {
 				return hint.Add(errorsJoinUsage(errors.New("nothing says how many backups to keep")), "set retention.last in the configuration, or say --last N")
 			}
-			return a.expire(cmd.Context(), cat, uploader.Policy{Last: last}, apply)
+			return a.expire(cmd.Context(), cat, uploader.Policy{Last: last}, c.Keys.Keep, apply)
 		},
 	}
 	c.Flags().BoolVar(&apply, "apply", false, "really delete")
@@ -284,6 +284,7 @@ func (a *app) expireCommand() *cobra.Command {
 // expired is a line of `eddy expire`.
 type expired struct {
 	ID     string `json:"id"`
+	Node   string `json:"node,omitempty"` // of a bundle: whose
 	Reason string `json:"reason"`
 	Size   int64  `json:"stored_bytes"`
 	Done   bool   `json:"deleted"`
@@ -296,7 +297,11 @@ func (e expired) Line() string {
 	if e.Done {
 		verb = "deleted"
 	}
-	return fmt.Sprintf("%s %s (%s): %s", verb, e.ID, ui.Bytes(e.Size), e.Reason)
+	what := e.ID
+	if e.Node != "" {
+		what = "bundle " + e.ID + " of " + e.Node
+	}
+	return fmt.Sprintf("%s %s (%s): %s", verb, what, ui.Bytes(e.Size), e.Reason)
 }
 
 // alone is for verbs that change a cluster's part of the store.
@@ -308,25 +313,37 @@ func (a *app) alone(cat *uploader.Catalog, verb string) job.Alone {
 	return job.Alone{Catalog: cat, Cluster: cat.Cluster(), Holder: verb + " on " + host, Events: a.ui}
 }
 
-func (a *app) expire(ctx context.Context, cat *uploader.Catalog, p uploader.Policy, apply bool) error {
-	x := job.Expire{Alone: a.alone(cat, "eddy expire"), Policy: p, Now: time.Now()}
+// expire deletes, or names, what retention no longer keeps: of the data, and of the
+// nodes' bundles, of which each keeps so many.
+func (a *app) expire(ctx context.Context, cat *uploader.Catalog, p uploader.Policy, bundles int, apply bool) error {
+	x := job.Expire{Alone: a.alone(cat, "eddy expire"), Policy: p, Bundles: bundles, Now: time.Now()}
 	plan, err := x.Plan(ctx)
 	if err != nil {
 		return err
 	}
-	if len(plan) == 0 {
+	keys, err := x.PlanBundles(ctx)
+	if err != nil {
+		return err
+	}
+	if len(plan)+len(keys) == 0 {
 		return a.result(plain{Type: "expire", Text: "nothing to expire"})
 	}
 	var printed error
 	show := func(x uploader.Expiry) {
 		printed = errors.Join(printed, a.result(expired{ID: x.ID, Reason: x.Reason, Size: x.Size, Done: apply}))
 	}
+	showKeys := func(x uploader.BundleExpiry) {
+		printed = errors.Join(printed, a.result(expired{ID: x.ID, Node: x.Node, Reason: x.Reason, Size: x.Size, Done: apply}))
+	}
 	if apply {
-		x.Deleted = show
-		return errors.Join(x.Run(ctx, plan), printed)
+		x.Deleted, x.DeletedBundle = show, showKeys
+		return errors.Join(x.Run(ctx, plan, keys), printed)
 	}
 	for _, x := range plan {
 		show(x)
+	}
+	for _, x := range keys {
+		showKeys(x)
 	}
 	return printed
 }

@@ -27,6 +27,7 @@ type app struct {
 	out, err io.Writer
 
 	configFile, store, region, endpoint, cluster, home string
+	identities                                         []string
 	json, quiet, verbose, yes                          bool
 	logFormat                                          string
 
@@ -130,12 +131,13 @@ again, and streams them to object storage as archives that zstd and tar restore.
 	f.StringVar(&a.endpoint, "endpoint", "", "S3 endpoint, for stores other than AWS")
 	f.StringVar(&a.cluster, "cluster", "", "name of the cluster in the store")
 	f.StringVar(&a.home, "home", "", "the node's home directory")
+	f.StringArrayVarP(&a.identities, "identity", "i", nil, "file of an age identity or an ssh key that opens what is encrypted (repeatable)")
 	f.BoolVar(&a.json, "json", false, "print one JSON object a line (docs/json.md)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log what eddy does to stderr")
 	f.StringVar(&a.logFormat, "log-format", "", "console (the default) or json")
 	f.BoolVar(&a.yes, "yes", false, "answer yes to every question")
-	root.AddGroup(&cobra.Group{ID: "backup", Title: "Backups:"}, &cobra.Group{ID: "node", Title: "The node:"}, &cobra.Group{ID: "other", Title: "Other:"})
+	root.AddGroup(&cobra.Group{ID: "backup", Title: "Backups:"}, &cobra.Group{ID: "keys", Title: "Keys and configuration:"}, &cobra.Group{ID: "node", Title: "The node:"}, &cobra.Group{ID: "other", Title: "Other:"})
 	group := func(id string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = id
@@ -143,6 +145,7 @@ again, and streams them to object storage as archives that zstd and tar restore.
 		}
 	}
 	group("backup", a.backupCommand(), a.runCommand(), a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.drillCommand(), a.deleteCommand(), a.expireCommand(), a.statusCommand())
+	group("keys", a.keysCommand(), a.kitCommand())
 	group("node", a.doctorCommand(), newSuperviseCommand(), a.installCommand(), newNodeCommand())
 	group("other", a.demoCommand(), a.configCommand(), a.versionCommand())
 	root.AddCommand(newGuardCommand(), newUnitGuardCommand(), newCheckCommand())

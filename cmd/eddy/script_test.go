@@ -264,6 +264,7 @@ func (c *chain) commands() map[string]func(*testscript.TestScript, bool, []strin
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"keeper":      keeper,
 		"canary":      c.canary,
+		"leaks":       leaks,
 		"start":       c.startReplica,
 		"other-chain": c.startOther,
 		"database":    database,

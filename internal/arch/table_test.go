@@ -25,6 +25,8 @@ var (
 var table = []row{
 	// No network: what an archive is does not depend on where it goes.
 	{pkg: "snapshot", never: join(network, stores, cluster)},
+	// What it seals goes wherever somebody else brings it.
+	{pkg: "snapshot/bundle", imports: []string{"snapshot"}, never: join(network, stores, cluster)},
 	// No cluster: what it sends are pieces of bytes.
 	{pkg: "uploader", never: cluster},
 	// No bucket.
@@ -40,7 +42,7 @@ var table = []row{
 	{pkg: "observer/cometbft/drill", imports: []string{"observer", "observer/cometbft", "snapshot"}, never: stores},
 	// The only place where observer, snapshot and uploader meet. It knows them by
 	// their contracts: no kind of system, no way of control, no protocol.
-	{pkg: "internal/job", imports: []string{"observer", "snapshot", "uploader", "internal/ui"}, never: join(network, stores, cluster)},
+	{pkg: "internal/job", imports: []string{"observer", "snapshot", "snapshot/bundle", "uploader", "internal/ui"}, never: join(network, stores, cluster)},
 	{pkg: "internal/config", never: join(stores, cluster, []string{"net/http"})},
 	// It edits a node's file and knows no node.
 	{pkg: "internal/nodeconfig", never: join(stores, cluster, []string{"net/http"})},
@@ -56,13 +58,14 @@ var table = []row{
 	{pkg: "internal/crash"},
 	// For tests: no row allows to import it.
 	{pkg: "internal/s3fake", never: join(stores, cluster)},
+	{pkg: "internal/leak", imports: []string{"uploader"}, never: join(stores, cluster)},
 	// Files that the binary carries along, and files that an operator copies.
 	{pkg: "scripts", never: network},
 	{pkg: "deploy", never: network},
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
 		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/ui",
-		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "snapshot", "uploader",
+		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "snapshot", "snapshot/bundle", "uploader",
 	}, never: join(stores, cluster)},
 }
 
@@ -75,6 +78,8 @@ var homes = map[string][]string{
 	"github.com/netresearch/go-cron": {"internal/config", "cmd/eddy"},
 	"go.yaml.in/yaml/v3":             {"internal/config"},
 	"github.com/godbus/dbus":         {"observer/control"},
+	"filippo.io/age":                 {"snapshot/bundle"},
+	"golang.org/x/crypto":            {"snapshot/bundle"},
 	"github.com/pelletier/go-toml":   {"internal/nodeconfig"},
 	"golang.org/x/term":              {"internal/ui", "cmd/eddy"},
 }
@@ -87,7 +92,7 @@ var testOnly = []string{
 
 // effects are the packages that change files by an fsx.FS only, so that a crash
 // can be played at every change.
-var effects = []string{"snapshot", "internal/job", "uploader"}
+var effects = []string{"snapshot", "snapshot/bundle", "internal/job", "uploader"}
 
 func join(lists ...[]string) []string {
 	var out []string

@@ -69,6 +69,7 @@ func (l *loader) check(need Need) {
 	l.checkDrill()
 	l.checkNotify()
 	l.checkSigning()
+	l.checkKeys(need)
 	l.checkPlaces()
 }
 

@@ -33,7 +33,9 @@ type Config struct {
 	Retention Retention `yaml:"retention"`
 	// Roots are further directories of the replica that lie outside its home and
 	// that its own configuration does not name: name to absolute directory.
-	Roots map[string]string `yaml:"roots"`
+	Roots      map[string]string `yaml:"roots"`
+	Encryption Encryption        `yaml:"encryption"`
+	Keys       Keys              `yaml:"keys"`
 	// Include adds files and directories of the home that are left out by
 	// default: paths relative to the home, with * and ? as in path.Match.
 	Include []string `yaml:"include"`
@@ -242,6 +244,33 @@ type Drill struct {
 	Dir string `yaml:"dir"`
 }
 
+// Encryption says who can open what eddy encrypts.
+type Encryption struct {
+	// Recipients are public keys: of age, or of ssh (ed25519 and rsa).
+	Recipients []string `yaml:"recipients"`
+	// RecipientsFile holds more of them, one a line; "": none.
+	RecipientsFile string `yaml:"recipients_file"`
+}
+
+// Keys is how a node's keys and configuration are kept: apart from its data, and
+// encrypted.
+type Keys struct {
+	// Node is the node's name in the store; "": the host's.
+	Node string `yaml:"node"`
+	// Preset is what kind of node it is; auto: what its home looks like.
+	Preset string `yaml:"preset" default:"auto" enum:"auto,cosmos-sdk,loom,cometbft,swarm,etcd,zookeeper,consul"`
+	// Include and Exclude are patterns of files and directories, absolute or below the
+	// home, that go into a bundle, or do not. Exclude wins.
+	Include []string `yaml:"include"`
+	Exclude []string `yaml:"exclude"`
+	// ValidatorKey takes the validator key along, and with it its sign state.
+	ValidatorKey string `yaml:"validator_key" default:"false" enum:"true,false"`
+	// Schedule says when `eddy run` makes a bundle: as Config.Schedule; "": never.
+	Schedule string `yaml:"schedule"`
+	// Keep is how many bundles of each node an expiry leaves.
+	Keep int `yaml:"keep" default:"10"`
+}
+
 // Stage is how the stage is filled.
 type Stage struct {
 	// Fallback allows copying what cannot be linked.
@@ -296,10 +325,15 @@ const (
 	// NeedHome: replica.home, workdir.
 	NeedHome Need = 1 << 4
 
+	// NeedRecipients: encryption.recipients or encryption.recipients_file.
+	NeedRecipients Need = 1 << 5
+
 	NeedCatalog = NeedStore | NeedCluster   // one cluster's backups
 	NeedBackup  = NeedCatalog | NeedReplica // to make a backup
 	NeedRun     = NeedBackup | NeedSchedule // to make them for ever
 	NeedDrill   = NeedCatalog | NeedHome    // to bring one to life
+
+	NeedKeys = NeedCatalog | NeedHome | NeedRecipients // to make a bundle of keys
 )
 
 // Overrides are the values of flags; "" means that the flag was not given.

@@ -81,6 +81,7 @@ func TestLoadFileAndDefaults(t *testing.T) {
 		Backup:    Backup{Level: 1, VolumeSize: 256 << 30, WhenBehind: WhenBehind{Action: "wait", For: 15 * time.Minute}, WhenBusy: WhenBehind{Action: "fail"}, WhenStopped: "refuse", Require: Require{Attested: 1, Opened: "possible"}},
 		Verify:    Verify{Open: "true"},
 		Drill:     Drill{Blocks: 20, Timeout: Duration(30 * time.Minute), Isolated: "true"},
+		Keys:      Keys{Preset: "auto", ValidatorKey: "false", Keep: 10},
 		Stage:     Stage{Fallback: "none"},
 		Check:     Check{Memory: 1 << 30},
 		Attest:    Attest{Wait: Duration(time.Minute), Trusted: Trusted{Period: Duration(336 * time.Hour)}},

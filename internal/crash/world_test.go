@@ -243,7 +243,7 @@ func (w *world) expire(ctx context.Context, im *image) error {
 		return err
 	}
 	w.expired = true
-	return x.Run(ctx, plan)
+	return x.Run(ctx, plan, nil)
 }
 
 // busy is how long another eddy is waited for: longer than the lease of a dead one.

@@ -114,21 +114,31 @@ func (a Alone) Do(ctx context.Context, work func(ctx context.Context, still func
 // Expire deletes what retention no longer keeps.
 type Expire struct {
 	Alone
-	Policy uploader.Policy
-	Now    time.Time
-	// Deleted is called after each; nil: nobody hears.
-	Deleted func(uploader.Expiry)
+	Policy  uploader.Policy
+	Bundles int // how many of each node are kept
+	Now     time.Time
+	// Deleted and DeletedBundle are called after each; nil: nobody hears.
+	Deleted       func(uploader.Expiry)
+	DeletedBundle func(uploader.BundleExpiry)
 }
 
-// Plan tells what Run would delete. It changes nothing.
+// Plan tells what Run would delete of the backups. It changes nothing.
 func (x Expire) Plan(ctx context.Context) ([]uploader.Expiry, error) {
 	return x.Catalog.PlanExpire(ctx, x.Policy, x.Now)
 }
 
-// Run deletes what a plan names and the policy still lets go. With the lease lost
-// it deletes no further backup.
-func (x Expire) Run(ctx context.Context, plan []uploader.Expiry) error {
+// PlanBundles tells what Run would delete of the nodes' keys. It changes nothing.
+func (x Expire) PlanBundles(ctx context.Context) ([]uploader.BundleExpiry, error) {
+	return x.Catalog.PlanExpireBundles(ctx, x.Bundles, x.Now)
+}
+
+// Run deletes what the plans name and retention still lets go. With the lease lost it
+// deletes nothing further.
+func (x Expire) Run(ctx context.Context, plan []uploader.Expiry, bundles []uploader.BundleExpiry) error {
 	return x.Do(ctx, func(ctx context.Context, still func(context.Context) error) error {
-		return x.Catalog.Apply(ctx, plan, x.Policy, x.Now, still, x.Deleted)
+		if err := x.Catalog.Apply(ctx, plan, x.Policy, x.Now, still, x.Deleted); err != nil {
+			return err
+		}
+		return x.Catalog.ApplyBundles(ctx, bundles, x.Bundles, x.Now, still, x.DeletedBundle)
 	})
 }
