@@ -179,6 +179,9 @@ One with a manifest.json is complete. Its volumes vol-0000.tar.zst, vol-0001... 
 order, joined, are one zstd stream of one tar: take them in place of the keys of
 latest.txt. Every backup is whole in itself and needs no other.
 
+A volume named vol-0000.tar.zst.age is encrypted. With an identity that it was sealed
+for, into an empty directory: age -d -i IDENTITY vol-0000.tar.zst.age | zstd -dc | tar x
+
 What stands in .eddy-root/NAME of a restored home belongs elsewhere: manifest.json
 says where, under "roots".
 

@@ -17,7 +17,7 @@ import (
 
 func (a *app) backupCommand() *cobra.Command {
 	var label string
-	var newIncarnation, acceptShrink, dryRun, fresh bool
+	var newIncarnation, acceptShrink, dryRun, fresh, salvage bool
 	c := &cobra.Command{
 		Use: "backup", Short: "make one backup now and wait for it", Args: cobra.NoArgs,
 		Example: "  eddy backup\n  eddy backup --label before-v18\n  eddy backup --dry-run",
@@ -29,6 +29,9 @@ func (a *app) backupCommand() *cobra.Command {
 			c, err := a.load(config.NeedBackup)
 			if err != nil {
 				return err
+			}
+			if salvage && c.Replica.Chain() {
+				return errorsJoinUsage(hint.Add(errors.New("--salvage is not for chains"), "a chain's node holds whole blocks, whoever else is there: `eddy backup`"))
 			}
 			if dryRun {
 				return a.dryRun(cmd.Context(), c)
@@ -44,11 +47,12 @@ func (a *app) backupCommand() *cobra.Command {
 			if err := a.sweepDrill(cmd.Context(), c); err != nil {
 				return t.notBegun(cmd.Context(), err)
 			}
-			b.NewIncarn, b.AcceptShrink, b.Fresh = newIncarnation, acceptShrink, fresh
+			b.NewIncarn, b.AcceptShrink, b.Fresh, b.Salvage = newIncarnation, acceptShrink, fresh, salvage
 			return a.makeBackup(cmd.Context(), b, t)
 		},
 	}
 	c.Flags().StringVar(&label, "label", "auto", "a word of your own for this backup")
+	c.Flags().BoolVar(&salvage, "salvage", false, "take what this member has of a cluster that has lost its quorum: no gate, never the latest (not for chains)")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and stop and write nothing")
 	c.Flags().BoolVar(&fresh, "fresh", false, "remove what an earlier run has sent instead of going on with it")
 	c.Flags().BoolVar(&newIncarnation, "new-incarnation", false, "accept that this cluster's history began anew (another genesis)")

@@ -13,6 +13,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/control"
 )
 
@@ -99,7 +100,9 @@ func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration
 		RetentionBy: c.Retention.By, Keep: c.Retention.Last, PerMonth: perMonth(c.Schedule, time.Now()),
 		GBMonth: amount, Currency: currency, Now: time.Now,
 	}
-	if ctl, err := newControl(c); err != nil {
+	if !c.Replica.Controlled() {
+		show(check.Good("control", "nothing is stopped for a backup of a "+c.Replica.Kind))
+	} else if ctl, err := newControl(c); err != nil {
 		failed("control", err, "look at replica.control")
 	} else {
 		for _, f := range control.Checks(ctx, ctl, c.Workdir, c.Replica.Control.Timeout.D()) {
@@ -123,7 +126,9 @@ func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration
 				show(f)
 			}
 		}
-		if d.Roots, err = r.Roots(ctx); err != nil {
+		if _, held := r.(observer.Holder); !held {
+			// what it prints goes into the workdir, which is looked at anyway
+		} else if d.Roots, err = r.Roots(ctx); err != nil {
 			failed("home", err, "look at replica.home")
 		}
 		if k, ok := r.(interface {

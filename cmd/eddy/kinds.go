@@ -27,6 +27,19 @@ func (a *app) newSource(c *config.Config) (job.Replica, error) {
 	return nil, fmt.Errorf("replica.kind %q is not wired", c.Replica.Kind) // config has refused it before
 }
 
+// newSealing encrypts what holds secrets, to the configured recipients; nil for a
+// chain, whose archives hold none.
+func newSealing(c *config.Config) (*job.Sealing, error) {
+	if c.Replica.Chain() {
+		return nil, nil
+	}
+	to, err := readRecipients(c.Encryption)
+	if err != nil {
+		return nil, err
+	}
+	return &job.Sealing{Scheme: "age", Recipients: to.Fingerprints(), Seal: to.Encrypt}, nil
+}
+
 // asks is a system that gives its dump while it lives.
 type asks interface {
 	Describe(ctx context.Context) (observer.State, error)

@@ -90,6 +90,13 @@ func (a *app) newRestore(ctx context.Context, c *config.Config, f restoreFlags, 
 		return r, err
 	}
 	r = job.Restore{Store: cat.Store(), Catalog: cat, Selector: sel, AcceptFailed: f.acceptFailed, Into: f.into, Only: f.only, Home: c.Replica.Home, Events: a.ui, Now: time.Now}
+	ids, err := a.readIdentities()
+	if err != nil {
+		return r, err
+	}
+	if len(ids) > 0 {
+		r.Unseal = ids.DecryptAt
+	}
 	if f.owner != "" {
 		if r.Owner, err = job.ParseOwner(f.owner); err != nil {
 			return r, errorsJoinUsage(err)

@@ -237,8 +237,13 @@ func (a *app) newBackup(ctx context.Context, c *config.Config, t *teller, label 
 	if err != nil {
 		return nil, err
 	}
+	sealing, err := newSealing(c)
+	if err != nil {
+		return nil, err
+	}
 	t.stagesIn(roots)
 	return &job.Backup{
+		Sealing: sealing,
 		Replica: rep, Store: store, Catalog: cat, Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster,
 		Label: label, Version: version, Host: t.host,
 		CopyFallback: c.Stage.Fallback == "copy",

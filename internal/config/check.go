@@ -101,7 +101,7 @@ func (l *loader) required(need Need) {
 			l.problem(r.key, "missing", l.missingHint(r.key))
 		}
 	}
-	if need&NeedReplica != 0 && slices.Contains(sections["control"], c.Replica.Kind) && !c.Replica.Control.Set() && !l.badBelow("replica.control") && !l.excused("replica.control") {
+	if need&NeedReplica != 0 && c.Replica.Controlled() && !c.Replica.Control.Set() && !l.badBelow("replica.control") && !l.excused("replica.control") {
 		l.problem("replica.control", "missing", "say how the node is stopped and started: supervise: /run/eddy/node.sock, systemd: {unit: NAME}, docker: {container: NAME}, or exec: {stop: [...], start: [...], status: [...]}")
 	}
 }

@@ -27,6 +27,9 @@ func (l *loader) checkKeys(need Need) {
 		}
 	}
 	l.absolute("encryption.recipients_file", e.RecipientsFile)
+	if need&NeedReplica != 0 && !l.bad["replica.kind"] && !l.c.Replica.Chain() { // its dumps hold secrets
+		need |= NeedRecipients
+	}
 	// The daemon makes bundles where they have a schedule.
 	if need&NeedSchedule != 0 && k.Schedule != "" {
 		need |= NeedRecipients

@@ -11,6 +11,9 @@ import (
 // Chain tells whether the replica is a chain's node.
 func (r Replica) Chain() bool { return r.Kind == "cometbft" }
 
+// Controlled tells whether the replica is stopped for a backup.
+func (r Replica) Controlled() bool { return slices.Contains(sections["control"], r.Kind) }
+
 // Command is a program whose stdout is the dump.
 type Command struct {
 	// Argv prints the dump. No shell.

@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 
 	"github.com/eddy-backup/eddy/internal/crc"
@@ -18,6 +19,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/snapshot"
+	"github.com/eddy-backup/eddy/snapshot/bundle"
 	"github.com/eddy-backup/eddy/uploader"
 )
 
@@ -268,7 +270,7 @@ func (s *sender) sealedPieces(f *os.File, sent iter.Seq2[uploader.Sent, error]) 
 // opens it. close ends that, and removes nothing.
 func unsealed(ctx context.Context, fsys fsx.FS, c *uploader.Catalog, m *uploader.Manifest, file string, open Unseal) (_ []snapshot.VolumeSource, closing func() error, err error) {
 	if open == nil {
-		return nil, nil, hint.Add(fmt.Errorf("%s is encrypted (%s)", m.ID, m.Encryption.Scheme), "name the identity that opens it: -i FILE")
+		return nil, nil, hint.Add(fmt.Errorf("%w: %s is encrypted (%s), to %s", bundle.ErrIdentity, m.ID, m.Encryption.Scheme, strings.Join(m.Encryption.Recipients, ", ")), "name the identity that opens it: -i FILE")
 	}
 	v := m.Volumes[0]
 	if fileSum(file) != v.SHA256 {

@@ -210,16 +210,33 @@ func (ids Identities) Decrypt(r io.Reader) (io.Reader, error) {
 		return nil, hint.Add(fmt.Errorf("%w: none was named", ErrIdentity), "say -i FILE, the identity that one of its recipients belongs to")
 	}
 	plain, err := age.Decrypt(r, ids...)
+	if err != nil {
+		return nil, notOpened(err)
+	}
+	return plain, nil
+}
+
+// DecryptAt is Decrypt for what is read at any place; n is the length of the plain.
+func (ids Identities) DecryptAt(r io.ReaderAt, size int64) (plain io.ReaderAt, n int64, err error) {
+	if len(ids) == 0 {
+		return nil, 0, hint.Add(fmt.Errorf("%w: none was named", ErrIdentity), "say -i FILE, the identity that one of its recipients belongs to")
+	}
+	if plain, n, err = age.DecryptReaderAt(r, size, ids...); err != nil {
+		return nil, 0, notOpened(err)
+	}
+	return plain, n, nil
+}
+
+func notOpened(err error) error {
 	var none *age.NoIdentityMatchError
 	switch {
 	case errors.As(err, &none):
-		return nil, hint.Add(fmt.Errorf("%w: it was sealed for others", ErrIdentity), "the manifest has the fingerprints of its recipients, `eddy keys show latest` prints a bundle's, the recovery sheet says where their identities are; without one of them nobody can open it")
+		return hint.Add(fmt.Errorf("%w: it was sealed for others", ErrIdentity), "the manifest has the fingerprints of its recipients, `eddy keys show latest` prints a bundle's, the recovery sheet says where their identities are; without one of them nobody can open it")
 	case errors.Is(err, ErrIdentity):
-		return nil, hint.Add(err, "try again; it is the passphrase of the identity's file")
-	case err != nil:
-		return nil, corrupt("its header: %w", err)
+		return hint.Add(err, "try again; it is the passphrase of the identity's file")
+	default:
+		return corrupt("its header: %w", err)
 	}
-	return plain, nil
 }
 
 // NewIdentity makes an identity as age-keygen writes one, and its recipient. With
