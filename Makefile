@@ -115,8 +115,9 @@ fuzz: ## every fuzz function for FUZZTIME (10s), a line for each
 	done
 
 # A failure names effect and variant, or a seed: CRASH='-run TestSeeds -seed 17'.
+# In its own directory, where go test shows what a test that passes has printed.
 crash: ## a crash at every change that backup, restore and expire make (minutes)
-	$(GOTEST) -tags '$(TAGS) crash' -count=1 -timeout 30m ./internal/crash $(CRASH)
+	cd internal/crash && $(GO) test -tags '$(TAGS) crash' -count=1 -timeout 60m $(CRASH)
 
 # What continuous integration runs of it; the rest needs privileges, and minutes.
 e2e-short: deps bin/eddy bin/lab ## the demo in its other forms, and the stage of a node under load
