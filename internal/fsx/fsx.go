@@ -38,8 +38,13 @@ func (f FS) WriteFileAtomic(path string, data []byte, perm fs.FileMode) error {
 // WriteFileLike is WriteFileAtomic with the mode and the owner of like, which
 // comes from os.Stat. It fails where the file cannot be given to that owner.
 func WriteFileLike(path string, data []byte, like fs.FileInfo) error {
+	return FS{}.WriteFileLike(path, data, like)
+}
+
+// WriteFileLike is the function of that name.
+func (f FS) WriteFileLike(path string, data []byte, like fs.FileInfo) error {
 	st := like.Sys().(*syscall.Stat_t)
-	return FS{}.writeFile(path, data, func(f *File) error {
+	return f.writeFile(path, data, func(f *File) error {
 		return errors.Join(f.Chown(int(st.Uid), int(st.Gid)), f.Chmod(like.Mode().Perm()))
 	})
 }

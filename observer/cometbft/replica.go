@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/control"
@@ -28,6 +29,7 @@ type Options struct {
 	MaxBehind    uint64        // blocks behind the witnesses; 0: 3
 	Trusted      *Trusted      // see Attestor
 	Offline      Offline       // see Check
+	FS           fsx.FS        // changes what a restore changes beside the swap: sign states
 }
 
 // Replica is a node of a chain that follows and does not vote.

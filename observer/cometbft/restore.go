@@ -7,14 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
-	"github.com/eddy-backup/eddy/internal/fsx"
-	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/cometbft/engine"
 	"github.com/eddy-backup/eddy/observer/control"
@@ -247,68 +243,4 @@ func (r *Replica) CheckRestored(ctx context.Context, want observer.Position, at 
 		return err
 	}
 	return nil // the dump of a node without one; nothing can be asked
-}
-
-// searchSigns is how far below a directory sign states are looked for.
-const searchSigns = 4
-
-// CarrySigns sees to it that the home's sign state is the highest of its own and
-// of all that lie below dirs: what was there before, and what has come. A sign
-// state never goes down.
-func (r *Replica) CarrySigns(ctx context.Context, dirs []string) error {
-	own, err := SignState(r.o.Home)
-	if err != nil {
-		return err
-	}
-	highest := own
-	for _, dir := range dirs {
-		err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err != nil || ctx.Err() != nil {
-				return errors.Join(err, ctx.Err())
-			}
-			if rel, _ := filepath.Rel(dir, p); e.IsDir() && strings.Count(rel, "/") >= searchSigns {
-				return fs.SkipDir
-			}
-			if !e.Type().IsRegular() || !strings.HasPrefix(e.Name(), "priv_validator") {
-				return nil
-			}
-			s, ok, err := readSignState(p)
-			if ok && highest.less(s) {
-				highest.Height, highest.Round, highest.Step, highest.Path = s.Height, s.Round, s.Step, s.Path
-			}
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("look for sign states: %w", err)
-		}
-	}
-	if !own.less(highest) {
-		return nil
-	}
-	to := own.Path
-	if to == "" {
-		to = r.layout.bases[0].signState
-	}
-	if to == "" || !strings.HasSuffix(to, "state.json") || !strings.HasSuffix(highest.Path, "state.json") {
-		return hint.Add(fmt.Errorf("the sign state in %s is higher than the home's, and both stand in a key file", highest.Path), "look at both by hand; the node must not sign below the higher one")
-	}
-	b, err := os.ReadFile(highest.Path)
-	if err != nil {
-		return err
-	}
-	like, err := os.Stat(to)
-	if errors.Is(err, fs.ErrNotExist) {
-		like, err = os.Stat(highest.Path)
-	}
-	if err != nil {
-		return err
-	}
-	// The node is down: what lies beside it is of a restore that was killed here.
-	if err := (fsx.FS{}).SweepTemp(to); err != nil {
-		return err
-	}
-	return fsx.WriteFileLike(to, b, like)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -42,6 +43,11 @@ func (s SignStatus) less(o SignStatus) bool {
 	default:
 		return s.Step < o.Step
 	}
+}
+
+// floorAt is the sign state that refuses a height in every round.
+func floorAt(height int64) SignStatus {
+	return SignStatus{Height: height, Round: math.MaxInt32, Step: 3}
 }
 
 // SignState reads the sign state of a home: priv_validator_state.json, or the

@@ -3,6 +3,7 @@ package cometbft
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 )
 
@@ -23,11 +24,26 @@ func secretContent(b []byte) bool {
 			return true
 		}
 	}
-	if len(b) == 0 || b[0] != '{' {
+	if len(b) == 0 || b[0] != '{' && b[0] != '[' {
 		return false
 	}
+	for d := json.NewDecoder(bytes.NewReader(b)); ; { // what stands before garbage counts
+		var v json.RawMessage
+		if d.Decode(&v) != nil {
+			return false
+		}
+		if secretJSON(v, true, 8) {
+			return true
+		}
+	}
+}
+
+// secretJSON looks for keys in a value and below it; a sign state counts only by
+// itself: three numbers with such names stand in many a file of an app.
+func secretJSON(v json.RawMessage, top bool, depth int) bool {
+	var list []json.RawMessage
 	var raw map[string]json.RawMessage
-	if json.Unmarshal(b, &raw) != nil {
+	if depth == 0 || json.Unmarshal(v, &list) != nil && json.Unmarshal(v, &raw) != nil {
 		return false
 	}
 	keys := make(map[string]json.RawMessage, len(raw))
@@ -42,7 +58,13 @@ func secretContent(b []byte) bool {
 	if c, ok := keys["crypto"]; ok && bytes.Contains(c, []byte("cipher")) { // a keystore: BLS, Ethereum
 		return true
 	}
-	return isSignState(keys)
+	if top && isSignState(keys) {
+		return true
+	}
+	for _, v := range raw {
+		list = append(list, v)
+	}
+	return slices.ContainsFunc(list, func(v json.RawMessage) bool { return secretJSON(v, false, depth-1) })
 }
 
 // isSignState knows {height, round, step}, with or without a signature, and the
