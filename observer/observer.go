@@ -131,6 +131,29 @@ type Witness struct {
 	Said    string `json:"said,omitempty"` // why it does not agree
 }
 
+// Rollback is the typed decision to take a whole cluster back, which is no restore:
+// what came after At is given up on every node.
+type Rollback struct {
+	At   uint64 `json:"at"`   // the position that the cluster goes on from: the backup's
+	Lost uint64 `json:"lost"` // the last position that is given up
+}
+
+// Replacing is what is to be done to the data of a live replica.
+type Replacing struct {
+	Comes     State     // the backup's; zero: what was there before, of an undo
+	Kept      string    // of an undo: the directory in which that lies
+	LeaveDown bool      // the replica is not started after
+	Rollback  *Rollback // nil: it goes on with its cluster
+}
+
+// Replaced is what was done to them.
+type Replaced struct {
+	Incarnation string    `json:"incarnation,omitempty"` // of the backup; "": of an undo
+	Rollback    *Rollback `json:"rollback,omitempty"`
+	From        string    `json:"-"` // the directory that all of it came from
+	Before      string    `json:"-"` // the directory in which lies what was there before
+}
+
 // Treated counts files, and the bytes of their sizes.
 type Treated struct {
 	Files int64 `json:"files"`

@@ -51,6 +51,8 @@ type Swap struct {
 	NoStart   bool      `json:"no_start,omitempty"` // the node is to stay down at the end
 	Roots     []Root    `json:"roots"`              // the home first
 	Moves     []Move    `json:"moves,omitempty"`    // what goes before what comes
+	// Words are for whoever ends the swap, of the replica's kind.
+	Words json.RawMessage `json:"words,omitempty"`
 
 	FS fsx.FS `json:"-"` // makes the changes
 }

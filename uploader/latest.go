@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 )
@@ -72,13 +73,24 @@ func (c *Catalog) latestIfAny(ctx context.Context) (p pointer, why string, err e
 	return p, why, err
 }
 
+// shortIncarnation is one for people: the beginning of its hash, and the positions to
+// which the cluster was taken back since.
+func shortIncarnation(s string) string {
+	hash, back, taken := strings.Cut(s, "@")
+	s = fmt.Sprintf("%.12s", hash)
+	if taken {
+		s += "@" + back
+	}
+	return fmt.Sprintf("%.100s", s)
+}
+
 // accepts tells whether latest may move from p to m: inside one incarnation the
 // position never goes down; another incarnation must have been said.
 func (p pointer) accepts(m *Manifest, newIncarnation bool) error {
 	switch {
 	case p.Incarnation != m.Incarnation && !newIncarnation:
-		return hint.Add(fmt.Errorf("%w: %s holds another history (incarnation %.12s, latest has %.12s)", ErrBackwards, m.ID, m.Incarnation, p.Incarnation),
-			"if the chain really began anew under this name, say --new-incarnation; else this node follows the wrong chain")
+		return hint.Add(fmt.Errorf("%w: %s holds another history (incarnation %s, latest has %s)", ErrBackwards, m.ID, shortIncarnation(m.Incarnation), shortIncarnation(p.Incarnation)),
+			"if the chain really began anew under this name, or was taken back, say --new-incarnation; else this node follows the wrong chain")
 	case p.Incarnation == m.Incarnation && m.Position.Index < p.Position.Index:
 		return hint.Add(fmt.Errorf("%w: %s is at %d, latest at %d", ErrBackwards, m.ID, m.Position.Index, p.Position.Index),
 			"another observer is ahead, or this node was set back")

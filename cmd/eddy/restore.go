@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/internal/ui"
 )
 
 func errorsJoinUsage(err error) error { return fmt.Errorf("%w: %w", errUsage, err) }
@@ -25,6 +27,8 @@ type restoreFlags struct {
 	acceptFailed          bool
 	overwrite             bool
 	signers               []string
+	rollback              uint64
+	lost                  string
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -41,7 +45,11 @@ the backup is extracted beside the data and verified while the node runs, then t
 node is stopped, names are exchanged, and it is started again. Config, keys and the
 sign state stay as they are. What was there before is kept: --undo brings it back,
 --forget removes it. A restore that was killed is gone on with by the next one, and
-nothing starts the node between two of its steps.`,
+nothing starts the node between two of its steps.
+
+A restore never takes a chain back: where blocks above the backup's would be lost for
+good it refuses. That decision is --rollback-chain, with the lost heights typed in, on
+every node of the chain (docs/runbooks/chain-rollback.md).`,
 		Example: "  eddy restore latest\n  eddy restore --undo\n  eddy restore latest --into /var/lib/gaia-restored\n  eddy restore height:1200000 --into /srv/x --store s3://backups/eddy --cluster gaia-main",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,6 +71,8 @@ nothing starts the node between two of its steps.`,
 	c.Flags().BoolVar(&f.acceptFailed, "accept-failed", false, "restore it although a proof of it failed")
 	c.Flags().StringArrayVar(&f.signers, "signer", nil, "public key, or its PEM file: take only what it has signed (repeatable; default: signers)")
 	c.Flags().BoolVar(&f.overwrite, "overwrite-live", false, "let a dump replace what lives (swarm, zookeeper, etcd, consul)")
+	c.Flags().Uint64Var(&f.rollback, "rollback-chain", 0, "take the whole chain back to this height, the backup's: sign states are lowered, the node stays down")
+	c.Flags().StringVar(&f.lost, "lost", "", "FIRST-LAST: the heights that --rollback-chain gives up, typed; --yes does not stand for it")
 	c.Flags().BoolVar(&f.undo, "undo", false, "bring back what was there before the newest restore in place")
 	c.Flags().BoolVar(&f.forget, "forget", false, "remove what restores in place have kept")
 	return c
@@ -78,6 +88,10 @@ func (f restoreFlags) check(args []string) error {
 		return hint.Add(errors.New("no backup was named"), "`eddy list` shows them; latest is one")
 	case f.into != "" && (f.noStart || len(f.roots) > 0):
 		return errors.New("--no-start and --root are for a restore in place, without --into")
+	case f.rollback > 0 && (f.undo || f.forget || f.into != ""):
+		return errors.New("--rollback-chain replaces a node's data by a backup: without --into, --undo and --forget")
+	case f.lost != "" && f.rollback == 0:
+		return errors.New("--lost is for --rollback-chain HEIGHT")
 	case f.into == "" && len(f.only) > 0:
 		return hint.Add(errors.New("--only needs --into: a node's data are replaced whole"), "name an empty or absent directory")
 	}
@@ -148,7 +162,9 @@ func (a *app) restoreInPlace(ctx context.Context, f restoreFlags, args []string)
 		return err
 	}
 	r := &job.Replace{
-		Replica: rep, Workdir: job.Workdir{Dir: c.Workdir}, NoStart: f.noStart,
+		Replica: rep, Workdir: job.Workdir{Dir: c.Workdir}, NoStart: f.noStart || f.rollback > 0,
+		RollbackTo:  f.rollback,
+		ConfirmLost: func(first, known uint64) (uint64, error) { return a.confirmLost(f.lost, first, known) },
 		Confirm: func(there, comes string) error {
 			return a.confirm(fmt.Sprintf("there is: %s\ncomes:    %s", there, comes), c.Cluster)
 		},
@@ -175,4 +191,30 @@ func (a *app) restoreInPlace(ctx context.Context, f restoreFlags, args []string)
 		return err
 	}
 	return errors.Join(a.result(done), err)
+}
+
+// confirmLost asks for the heights that a rollback gives up, where typed does not have
+// them. Who takes back many nodes by a script gives each of them the highest that any
+// of them knows of.
+func (a *app) confirmLost(typed string, first, known uint64) (last uint64, err error) {
+	question := fmt.Sprintf("the whole chain goes back to height %d. No block above it that this node knows of: the other nodes know what is lost", first-1)
+	want := fmt.Sprintf("%d-HEIGHT, the highest of all nodes", first)
+	if known >= first {
+		question = fmt.Sprintf("the whole chain goes back to height %d: the blocks %d to %d are given up, and may be signed again", first-1, first, known)
+		want = fmt.Sprintf("%d-%d", first, known)
+	}
+	if typed == "" {
+		if !ui.IsTerminal(a.in) {
+			return 0, hint.Add(fmt.Errorf("%s: %w", question, job.ErrNotConfirmed), "say --lost "+want+"; --yes is not enough")
+		}
+		fmt.Fprintf(a.err, "%s\ntype %s to go on: ", question, want)
+		_, _ = fmt.Fscanln(a.in, &typed) // nothing is what nobody meant
+	}
+	from, to, ok := strings.Cut(typed, "-")
+	begin, err1 := strconv.ParseUint(from, 10, 63)
+	last, err2 := strconv.ParseUint(to, 10, 63)
+	if !ok || err1 != nil || err2 != nil || begin != first || last < max(first, known) {
+		return 0, hint.Add(fmt.Errorf("%s; %.40q was typed: %w", question, typed, job.ErrNotConfirmed), "the lost heights are "+want)
+	}
+	return last, nil
 }

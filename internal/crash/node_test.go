@@ -287,9 +287,15 @@ func (r *replica) Rejoined(_ context.Context, before observer.State) error {
 }
 
 // MayReplace implements job.Replaceable.
-func (r *replica) MayReplace(context.Context, observer.State, bool) (there string, other, err error) {
+func (r *replica) MayReplace(context.Context, observer.Replacing) (there string, other, err error) {
 	return "a home", nil, nil
 }
+
+// Later implements job.Replaceable.
+func (r *replica) Later(context.Context) (uint64, error) { return r.w.node.height, nil }
+
+// Replaced implements job.Replaceable: this chain is never taken back.
+func (r *replica) Replaced(context.Context, observer.Replaced) error { return nil }
 
 // CheckRestored implements job.Replaceable.
 func (r *replica) CheckRestored(_ context.Context, want observer.Position, at func(string) string) error {

@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,10 +25,14 @@ type Replaceable interface {
 	Roots(ctx context.Context) ([]snapshot.Root, error)
 	// MayReplace refuses, before anything is touched, what must not be: another
 	// history, a validator, a node that something would start meanwhile, a program
-	// that is known not to go on from what comes. It says what is there now, and what
+	// that is known not to go on from what comes, what would take the whole cluster
+	// back, and a rollback of a cluster that lives. It says what is there now, and what
 	// is to be known of the other program that made what comes, nil where there is
-	// nothing. A zero comes is what the replica had before.
-	MayReplace(ctx context.Context, comes observer.State, leaveDown bool) (there string, other, err error)
+	// nothing.
+	MayReplace(ctx context.Context, how observer.Replacing) (there string, other, err error)
+	// Later is the furthest position that the replica knows of: it has it, or has
+	// agreed to it.
+	Later(ctx context.Context) (uint64, error)
 	// CheckRestored looks into what was extracted, and changes nothing of it. at says
 	// where a name of the archive lies.
 	CheckRestored(ctx context.Context, want observer.Position, at func(name string) string) error
@@ -37,7 +42,11 @@ type Replaceable interface {
 	Start(ctx context.Context) error
 	// Cover says which names are data. The node must be down.
 	Cover(ctx context.Context) (snapshot.Cover, error)
-	// CarrySigns makes the home's sign state the highest of its own and those below dirs.
+	// Replaced is told of a swap that went forward before it ends, and again after a
+	// crash. It lowers the home's sign state where that is a rollback.
+	Replaced(ctx context.Context, what observer.Replaced) error
+	// CarrySigns makes the home's sign state the highest of its own and those below
+	// dirs. After a rollback it is not called.
 	CarrySigns(ctx context.Context, dirs []string) error
 	// Rejoined waits until the replica follows its cluster, beyond before.
 	Rejoined(ctx context.Context, before observer.State) error
@@ -52,6 +61,14 @@ type Replace struct {
 	NoStart bool // leave the node down
 	// Confirm asks before the node is stopped; an error is the answer no.
 	Confirm func(there, comes string) error
+	// RollbackTo is the position that the whole cluster is taken back to, typed by
+	// whoever decided it; 0: this is a restore. NoStart must be set with it.
+	RollbackTo uint64
+	// ConfirmLost asks for the positions that a rollback gives up, in words that
+	// nothing but a person who knows them types: the first one, and the last one that
+	// this node knows of, 0 where that is before the first. It returns the last one
+	// that was typed.
+	ConfirmLost func(first, known uint64) (last uint64, err error)
 }
 
 // startFile in the workdir says that a node is to be started that a restore has
@@ -86,7 +103,11 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	}
 	comes := madeBy(m)
 	comes.Position = pos
-	there, other, err := r.Replica.MayReplace(ctx, comes, r.NoStart)
+	back, err := r.rollback(pos.Index)
+	if err != nil {
+		return Restored{}, err
+	}
+	there, other, err := r.Replica.MayReplace(ctx, observer.Replacing{Comes: comes, LeaveDown: r.NoStart, Rollback: back})
 	if err != nil {
 		return Restored{}, err
 	}
@@ -107,6 +128,15 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	if err := r.Confirm(there, fmt.Sprintf("%s, %s at %s, made by %s", m.ID, m.Cluster, PositionOf(m), comes.Program())); err != nil {
 		return Restored{}, err
 	}
+	if back != nil {
+		known, err := r.Replica.Later(ctx)
+		if err == nil {
+			back.Lost, err = r.ConfirmLost(back.At+1, known)
+		}
+		if err != nil {
+			return Restored{}, err
+		}
+	}
 	owner, ownerText, err := r.owner(roots[0].Path)
 	if err != nil {
 		return Restored{}, err
@@ -125,9 +155,21 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	}
 	out := restored(m, rep)
 	out.Dir, out.Owner = roots[0].Path, ownerText
-	err = r.exchange(ctx, roots, from, m.ID, &out)
+	err = r.exchange(ctx, roots, from, m.ID, observer.Replaced{Incarnation: m.Incarnation, Rollback: back}, &out)
 	out.Seconds = r.Now().Sub(begun).Seconds()
 	return out, err
+}
+
+// rollback is the decision that was typed, nil where none was: to a position that is
+// the backup's.
+func (r *Replace) rollback(at uint64) (*observer.Rollback, error) {
+	switch {
+	case r.RollbackTo == 0:
+		return nil, nil
+	case r.RollbackTo != at:
+		return nil, hint.Add(fmt.Errorf("%w: the backup is at %d, the rollback is to be to %d", ErrNotConfirmed, at, r.RollbackTo), "`eddy list` shows where each backup ends; all nodes go back to the same one")
+	}
+	return &observer.Rollback{At: at}, nil
 }
 
 // lock admits one changing verb at a time, and finishes what an earlier one left.
@@ -226,13 +268,17 @@ func removeOwn(fsys fsx.FS, roots []snapshot.Root, which func(name string) bool)
 
 // exchange halts the node, swaps its data for what lies in from, and starts it.
 // From the halt on ctx ends nothing: a swap is finished, or taken back.
-func (r *Replace) exchange(ctx context.Context, roots []snapshot.Root, from, what string, out *Restored) error {
+func (r *Replace) exchange(ctx context.Context, roots []snapshot.Root, from, what string, did observer.Replaced, out *Restored) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	words, err := json.Marshal(did)
+	if err != nil {
 		return err
 	}
 	s := &snapshot.Swap{
 		FS: r.FS, ID: uploader.NewID(r.Now(), "restore"), From: from, What: what,
-		Begun: r.Now().UTC(), NoStart: r.NoStart, Roots: roots,
+		Begun: r.Now().UTC(), NoStart: r.NoStart, Roots: roots, Words: words,
 	}
 	through := context.WithoutCancel(ctx)
 	r.Events.Emit(Phase{ID: out.ID, Phase: "halt", Text: "every hash is right; halting the node"})
@@ -240,7 +286,7 @@ func (r *Replace) exchange(ctx context.Context, roots []snapshot.Root, from, wha
 	if err := s.Begin(); err != nil {
 		return err
 	}
-	err := r.Replica.Halt(through)
+	err = r.Replica.Halt(through)
 	if err == nil {
 		var cover snapshot.Cover
 		if cover, err = r.Replica.Cover(through); err == nil {
@@ -258,6 +304,12 @@ func (r *Replace) exchange(ctx context.Context, roots []snapshot.Root, from, wha
 	out.Before = filepath.Join(snapshot.StageDir, snapshot.BeforePrefix+s.ID)
 	out.Next = []string{
 		"what was there lies in " + filepath.Join(roots[0].Path, out.Before) + "; eddy restore --undo brings it back, eddy restore --forget frees the space",
+	}
+	if did.Rollback != nil {
+		out.Next = append(out.Next,
+			fmt.Sprintf("a sign state above height %d was lowered to that; as it was it lies there, too", did.Rollback.At),
+			"take every other node of the chain back to the same height before the first one is started",
+			"the first backup after it needs --new-incarnation")
 	}
 	if r.NoStart {
 		out.Next = append(out.Next, "the node is down: start it when it is time")

@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -69,8 +70,22 @@ func (f finisher) end(ctx context.Context, forward bool) error {
 		own := filepath.Join(r.Path, snapshot.StageDir)
 		dirs = append(dirs, filepath.Join(own, s.From), filepath.Join(own, snapshot.BeforePrefix+s.ID))
 	}
-	if err := f.replica.CarrySigns(ctx, dirs); err != nil {
-		return f.stuck(err)
+	var what observer.Replaced
+	if forward {
+		if len(s.Words) > 0 { // an older eddy wrote none
+			if err := json.Unmarshal(s.Words, &what); err != nil {
+				return f.stuck(err)
+			}
+		}
+		what.From, what.Before = s.From, snapshot.BeforePrefix+s.ID
+		if err := f.replica.Replaced(ctx, what); err != nil {
+			return f.stuck(err)
+		}
+	}
+	if what.Rollback == nil {
+		if err := f.replica.CarrySigns(ctx, dirs); err != nil {
+			return f.stuck(err)
+		}
 	}
 	if !s.NoStart {
 		if err := f.workdir.write(startFile, toStart{stateFormat, stateMinReader, s.ID}); err != nil {
@@ -176,7 +191,7 @@ func (r *Replace) Undo(ctx context.Context) (Restored, error) {
 		return Restored{}, hint.Add(fmt.Errorf("%w: nothing is kept of an earlier restore in %s", uploader.ErrNoSuchBackup, roots[0].Path), "only a restore in place can be undone, until `eddy restore --forget`")
 	}
 	last := kept[len(kept)-1]
-	there, _, err := r.Replica.MayReplace(ctx, observer.State{}, r.NoStart)
+	there, _, err := r.Replica.MayReplace(ctx, observer.Replacing{Kept: last, LeaveDown: r.NoStart})
 	if err != nil {
 		return Restored{}, err
 	}
@@ -184,7 +199,7 @@ func (r *Replace) Undo(ctx context.Context) (Restored, error) {
 		return Restored{}, err
 	}
 	out := Restored{ID: last, Dir: roots[0].Path}
-	err = r.exchange(ctx, roots, last, last, &out)
+	err = r.exchange(ctx, roots, last, last, observer.Replaced{}, &out)
 	out.Seconds = r.Now().Sub(begun).Seconds()
 	return out, err
 }

@@ -33,13 +33,19 @@ func (g Genesis) Incarnation() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Incarnation identifies the history that the node of home follows.
+// Incarnation identifies the history that the node of home follows: the chain's,
+// and then "@HEIGHT" for each time that the chain was taken back, in order.
 func Incarnation(home string) (string, error) {
 	g, err := ReadGenesis(home)
 	if err != nil {
 		return "", err
 	}
-	return g.Incarnation(), nil
+	return incarnationOf(home, g)
+}
+
+func incarnationOf(home string, g Genesis) (string, error) {
+	list, err := readRollbacks(home)
+	return after(g.Incarnation(), list), err
 }
 
 // ChainID is the chain id in the genesis file of home.

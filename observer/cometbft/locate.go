@@ -47,8 +47,8 @@ func (l Layout) Locate(ctx context.Context, st *snapshot.Stage, o Offline) (obse
 		return observer.Position{}, fmt.Errorf("the dump is of chain %q, the genesis file of chain %q", tip.ChainID, g.ChainID)
 	}
 	p := tip.position()
-	p.Incarnation = g.Incarnation()
-	return p, nil
+	p.Incarnation, err = incarnationOf(l.Home, g)
+	return p, err
 }
 
 // position is where a dump is, but for the incarnation, which the genesis tells.

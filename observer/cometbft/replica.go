@@ -29,7 +29,7 @@ type Options struct {
 	MaxBehind    uint64        // blocks behind the witnesses; 0: 3
 	Trusted      *Trusted      // see Attestor
 	Offline      Offline       // see Check
-	FS           fsx.FS        // changes what a restore changes beside the swap: sign states
+	FS           fsx.FS        // changes what a restore changes beside the swap: sign states, and the list of rollbacks
 }
 
 // Replica is a node of a chain that follows and does not vote.
@@ -37,6 +37,8 @@ type Replica struct {
 	o      Options
 	layout Layout
 	hold   control.Hold // the newest; Capture runs inside it
+
+	patience time.Duration // how long a chain that may stand still is watched
 }
 
 var (
@@ -55,7 +57,7 @@ func New(o Options) (*Replica, error) {
 	if err != nil {
 		return nil, hint.Add(fmt.Errorf("%w: %w", observer.ErrNotFit, err), hint.Of(err))
 	}
-	return &Replica{o: o, layout: l}, nil
+	return &Replica{o: o, layout: l, patience: patience}, nil
 }
 
 // Facts is what the manifest says of the node beside its position.

@@ -22,13 +22,16 @@ import (
 // node need not run: what it cannot be asked is read from its home. there says
 // what is there now, for people; other what they should know of the program that
 // made what comes.
-func (r *Replica) MayReplace(ctx context.Context, comes observer.State, leaveDown bool) (there string, other, err error) {
+func (r *Replica) MayReplace(ctx context.Context, how observer.Replacing) (there string, other, err error) {
 	g, err := ReadGenesis(r.o.Home)
 	if err != nil {
 		return "", nil, fmt.Errorf("%w: %w", observer.ErrNotFit, err)
 	}
-	if comes.System != "" && comes.Position.Incarnation != g.Incarnation() {
-		return "", nil, unfit("restore --into a directory of its own; a home of that chain has that chain's genesis.json", "the backup is of another history than %s of the home's genesis file", g.ChainID)
+	comes := how.Comes
+	if comes.System != "" {
+		if err := r.isOnHistory(g, comes.Position); err != nil {
+			return "", nil, err
+		}
 	}
 	there = g.ChainID + ", in " + r.layout.Home
 	var now observer.State
@@ -43,7 +46,7 @@ func (r *Replica) MayReplace(ctx context.Context, comes observer.State, leaveDow
 		now.App, _, _ = appAndPeers(ctx, r.o.RPC) // unknown where it does not say
 		there += fmt.Sprintf(", at height %d, run by %s", s.height, now.Program())
 	}
-	if err := r.mayBeReplaced(s); err != nil {
+	if err := r.mayGo(ctx, how, g, s); err != nil {
 		return "", nil, err
 	}
 	if comes.System != "" {
@@ -55,7 +58,30 @@ func (r *Replica) MayReplace(ctx context.Context, comes observer.State, leaveDow
 			return "", nil, err
 		}
 	}
-	return there, other, r.o.Control.MayHalt(ctx, leaveDown)
+	return there, other, r.o.Control.MayHalt(ctx, how.LeaveDown)
+}
+
+// mayGo tells a restore, a rollback of the chain and the undo of one apart, and says
+// why this one must not be.
+func (r *Replica) mayGo(ctx context.Context, how observer.Replacing, g Genesis, s nodeStatus) error {
+	if how.Rollback != nil {
+		return r.mayGoBack(ctx, int64(how.Rollback.At), g.ChainID, s)
+	}
+	if how.Kept != "" {
+		if took, err := r.tookBack(how.Kept); took || err != nil {
+			return err // what a rollback found there was a validator's, and may be again
+		}
+	}
+	if how.Comes.System != "" {
+		back, err := r.back(ctx, int64(how.Comes.Position.Index), g.ChainID, s, false)
+		if err == nil {
+			err = back.isRestore()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return r.mayBeReplaced(s)
 }
 
 // mayBeReplaced refuses a node that signs, or whose key may have.

@@ -41,9 +41,13 @@ func (r *Replica) Check(ctx context.Context, trees []snapshot.Tree, at observer.
 	if st, err := os.Stat(r.layout.bases[0].genesis); err == nil && st.Size() <= maxGenesis {
 		began = &check.Genesis{ChainID: g.ChainID, Time: g.Time, InitialHeight: g.InitialHeight}
 	}
+	incarnation, err := incarnationOf(r.o.Home, g)
+	if err != nil {
+		return observer.Checked{}, err
+	}
 	c, err := r.o.Offline.Check(ctx, trees, g.ChainID, began, at, true)
 	if c.At != nil {
-		c.At.Incarnation = g.Incarnation()
+		c.At.Incarnation = incarnation
 	}
 	return c, err
 }

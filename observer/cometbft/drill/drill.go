@@ -52,7 +52,7 @@ func (d *Driller) Possible(ctx context.Context, p observer.Position) error {
 	if err != nil {
 		return err
 	}
-	if p.Incarnation != "" && p.Incarnation != g.Incarnation() {
+	if p.Incarnation != "" && !g.OfChain(p.Incarnation) {
 		return notPossible("set `replica.home: DIR` to the home of a node of that chain", "the backup is of another history than %s of the genesis file in %s", g.ChainID, d.From)
 	}
 	if len(d.Command) == 0 {
