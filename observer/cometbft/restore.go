@@ -112,8 +112,14 @@ func (r *Replica) Halt(ctx context.Context) error {
 	return r.o.Control.Halt(ctx, control.Request{Timeout: r.o.StopTimeout, Deadline: r.o.HoldDeadline, Down: down})
 }
 
-// Start starts the node that Halt has stopped, once the swap file is gone.
-func (r *Replica) Start(ctx context.Context) error { return r.o.Control.Start(ctx) }
+// Start starts the node that Halt has stopped, once the swap file is gone, and a
+// witness has passed the floor of a key whose sign state nobody knows.
+func (r *Replica) Start(ctx context.Context) error {
+	if err := r.awaitFloor(ctx); err != nil {
+		return err
+	}
+	return r.o.Control.Start(ctx)
+}
 
 // down proves that the node is down: its RPC port refuses and no process has a
 // file open under the roots.
