@@ -21,6 +21,9 @@ type keysRestoreFlags struct {
 	node, into, owner string
 	only, signers     []string
 	otherNode, dryRun bool
+	validatorKey      bool
+	noWitness         bool
+	address           string
 }
 
 func (a *app) keysRestore() *cobra.Command {
@@ -36,7 +39,9 @@ paths. What would be done is shown first, file by file; a file that is there and
 differs is kept beside, as NAME.eddy-saved-TIME. A bundle of another node than the one
 whose key is there is refused.
 
-What signs blocks, a validator key and its sign state, stays in the bundle.`,
+What signs blocks, a validator key and its sign state, stays in the bundle, unless
+--with-validator-key is said: then the witnesses are asked whether somebody signs with
+it, and its sign state becomes one below which it can have signed nothing.`,
 		Example: "  eddy keys restore latest --node val-1 --into /root/val-1 -i gaia-main.identity\n  eddy keys restore latest --node val-1 --home /var/lib/gaia -i gaia-main.identity --only 'config/*.toml'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			done, err := a.restoreKeys(cmd.Context(), f, args[0])
@@ -52,6 +57,9 @@ What signs blocks, a validator key and its sign state, stays in the bundle.`,
 	c.Flags().StringVar(&f.owner, "owner", "", "USER:GROUP of all files (default: the owners that they had, by name)")
 	c.Flags().BoolVar(&f.otherNode, "other-node", false, "allow the bundle of another node: this home becomes that one")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be done, and change nothing")
+	c.Flags().BoolVar(&f.validatorKey, "with-validator-key", false, "bring the validator key back, too, where the witnesses see nobody sign with it")
+	c.Flags().BoolVar(&f.noWitness, "no-witness", false, "no witness can be had: the key comes back when its consensus address is typed")
+	c.Flags().StringVar(&f.address, "consensus-address", "", "with --no-witness: the key's consensus address, typed; --yes does not stand for it")
 	c.Flags().StringArrayVar(&f.signers, "signer", nil, "public key, or its PEM file: take only what it has signed (repeatable; default: signers)")
 	return c
 }
@@ -62,6 +70,9 @@ func (a *app) restoreKeys(ctx context.Context, f keysRestoreFlags, sel string) (
 		if _, err := path.Match(glob, "x"); err != nil {
 			return none, errorsJoinUsage(fmt.Errorf("--only %q is no pattern", glob))
 		}
+	}
+	if !f.validatorKey && (f.noWitness || f.address != "") {
+		return none, errorsJoinUsage(errors.New("--no-witness and --consensus-address are for --with-validator-key"))
 	}
 	c, err := a.load(config.NeedCatalog)
 	if err != nil {
@@ -80,6 +91,9 @@ func (a *app) restoreKeys(ctx context.Context, f keysRestoreFlags, sel string) (
 	}
 	if r.Home, err = filepath.Abs(r.Home); err != nil {
 		return none, err
+	}
+	if f.validatorKey {
+		r.Signs = keySigns{a: a, c: c, home: r.Home, noWitness: f.noWitness, address: f.address}.decide
 	}
 	if f.owner != "" {
 		if r.Owner, err = job.ParseOwner(f.owner); err != nil {

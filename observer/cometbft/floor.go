@@ -86,7 +86,7 @@ func (k KeyReturn) Decide() (KeyDecision, error) {
 		}
 	}
 	if !grew && !k.NoWitness {
-		return KeyDecision{}, unfit("name witnesses that follow the chain under replica.witnesses; without one the key comes back only where the machine that had it is destroyed, and somebody types its consensus address", "%s: nobody can say whether another machine signs with the key %s", whyUnseen(k.Seen, asked), k.Address)
+		return KeyDecision{}, unfit("name witnesses that follow the chain under replica.witnesses; where none can be had, and the machine that had the key is destroyed: `--no-witness`, with its consensus address typed", "%s: nobody can say whether another machine signs with the key %s", whyUnseen(k.Seen, asked), k.Address)
 	}
 	if k.Home != nil {
 		d := KeyDecision{State: *k.Home, Why: fmt.Sprintf("the home's own sign state of this key stays, at height %d", k.Home.Height)}
