@@ -85,7 +85,7 @@ func TestVerifyPicks(t *testing.T) {
 	indexes := indexesOf(t, tapped(vols, &read))
 	read.Store(0)
 	dir := t.TempDir()
-	head := map[string]int64{"0.ldb": math.MaxInt64, "1.ldb": 1000, "2.ldb": 0, "large.log": 9 << 20, "3.ldb": -1}
+	head := map[string]int64{"0.ldb": math.MaxInt64, "1.ldb": 1000, "2.ldb": 0, "large.log": 1<<20 + 77, "3.ldb": -1}
 	var seen []string
 	pick := &Pick{
 		Dir: dir, See: func(name string) { seen = append(seen, name) },
@@ -135,12 +135,12 @@ func TestVerifyPicksNothingBehindDamage(t *testing.T) {
 // Room is asked for before anything is fetched, and only for what is written.
 func TestVerifyPicksWhereThereIsRoom(t *testing.T) {
 	vols := sources(proofOf(t))
-	pick := &Pick{Dir: t.TempDir(), Head: func(name string) (int64, bool) { return smallFrame, name == "large.log" || name == "0.ldb" }}
+	pick := &Pick{Dir: t.TempDir(), Head: func(name string) (int64, bool) { return 1 << 20, name == "large.log" || name == "0.ldb" }}
 	x := &extraction{o: ExtractOptions{Dir: pick.Dir}, verify: &VerifyOptions{Indexes: indexesOf(t, vols), Into: pick}}
 	if err := errors.Join(x.open(), x.readIndexes(t.Context(), vols), x.preflight()); err != nil {
 		t.Fatal(err)
 	}
-	if at := x.places[0]; at.bytes != smallFrame+300<<10 || at.names != 2 {
+	if at := x.places[0]; at.bytes != 1<<20+300<<10 || at.names != 2 {
 		t.Errorf("it would need %d bytes and %d names", at.bytes, at.names)
 	}
 	x.places[0].bytes = 1 << 60
