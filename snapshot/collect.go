@@ -141,7 +141,7 @@ func (c *collector) finish() error {
 		return err
 	}
 	c.r.IndexSHA256 = sum
-	for _, b := range [][]byte{index, seek} {
+	for _, b := range append(index, seek) {
 		f := Frame{CLen: len(b), CRC: crc.NVME(b), Data: b}
 		k, err, ok := c.known()
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"time"
@@ -106,16 +107,17 @@ func (x IndexEntry) entry() Entry {
 	return e
 }
 
-// indexWriter gathers a volume's index, compressed as it grows.
+// indexWriter gathers a volume's index, compressed as it grows: forty bytes for each
+// file, which are mostly its hash.
 type indexWriter struct {
-	buf  bytes.Buffer
+	buf  pieces
 	enc  *zstd.Encoder
 	raw  int64
 	seek seekTable
 }
 
 func newIndexWriter(h IndexHeader) (*indexWriter, error) {
-	w := &indexWriter{}
+	w := &indexWriter{buf: pieces{hash: sha256.New(), all: [][]byte{make([]byte, 8)}}} // the frame's own header
 	var err error
 	if w.enc, err = zstd.NewWriter(&w.buf, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20)); err != nil {
 		return nil, err
@@ -160,24 +162,48 @@ func (t *seekTable) frame() []byte {
 	return binary.LittleEndian.AppendUint32(b, seekFooter)
 }
 
-// finish returns the skippable frame of the index with its sha256, and that of
-// the seek table.
-func (w *indexWriter) finish() (index []byte, sum string, seek []byte, err error) {
+// finish returns the skippable frame of the index, in pieces, with its sha256, and
+// that of the seek table.
+func (w *indexWriter) finish() (index [][]byte, sum string, seek []byte, err error) {
 	if err := w.enc.Close(); err != nil {
 		return nil, "", nil, err
 	}
-	body := w.buf.Bytes()
-	h := sha256.Sum256(body)
-	index = binary.LittleEndian.AppendUint32(nil, indexMagic)
-	index = binary.LittleEndian.AppendUint32(index, uint32(len(body)+tailLen))
-	index = append(index, body...)
-	index = binary.LittleEndian.AppendUint64(index, uint64(len(body)))
-	index = binary.LittleEndian.AppendUint64(index, uint64(w.raw))
-	index = append(index, h[:]...)
-	index = binary.LittleEndian.AppendUint32(index, formatVersion)
-	index = binary.LittleEndian.AppendUint32(index, 0) // reserved
-	index = append(index, tailMagic[:]...)
-	return index, hex.EncodeToString(h[:]), w.seek.frame(), nil
+	h, index := w.buf.hash.Sum(nil), w.buf.all
+	binary.LittleEndian.PutUint32(index[0], indexMagic)
+	binary.LittleEndian.PutUint32(index[0][4:], uint32(w.buf.n+tailLen))
+	last := &index[len(index)-1]
+	*last = binary.LittleEndian.AppendUint64(*last, uint64(w.buf.n))
+	*last = binary.LittleEndian.AppendUint64(*last, uint64(w.raw))
+	*last = append(*last, h...)
+	*last = binary.LittleEndian.AppendUint32(*last, formatVersion)
+	*last = binary.LittleEndian.AppendUint32(*last, 0) // reserved
+	*last = append(*last, tailMagic[:]...)
+	return index, hex.EncodeToString(h), w.seek.frame(), nil
+}
+
+// pieces gathers bytes without ever moving many: one buffer that grows would take
+// three times what it holds, and of a million files it holds forty megabytes.
+type pieces struct {
+	all  [][]byte
+	n    int64
+	hash hash.Hash // of all that was written
+}
+
+const indexPiece = 1 << 20 // bytes
+
+// Write implements io.Writer.
+func (p *pieces) Write(b []byte) (int, error) {
+	p.hash.Write(b)
+	p.n += int64(len(b))
+	for rest := b; len(rest) > 0; {
+		last := &p.all[len(p.all)-1]
+		n := min(len(rest), indexPiece-len(*last))
+		*last = append(*last, rest[:n]...)
+		if rest = rest[n:]; len(*last) == indexPiece {
+			p.all = append(p.all, make([]byte, 0, indexPiece+tailLen))
+		}
+	}
+	return len(b), nil
 }
 
 // VolumeSource is a volume to read from: a file, an object, anything that gives

@@ -23,7 +23,7 @@ import (
 )
 
 // Frame is a run of stored bytes: an independent zstd frame, or at a volume's end
-// the index and the seek table, which have no ID.
+// pieces of the index and the seek table, which have no ID.
 type Frame struct {
 	ID   string // hex sha256 of what it decodes to; "" for index and seek table
 	Off  int64  // in the volume
