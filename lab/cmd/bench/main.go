@@ -1,7 +1,8 @@
 // Command bench measures what eddy promises, against the tools that one would
 // use without it: the time a node is held against cp -a, and wall time, CPU and
 // memory of a backup against tar | zstd | aws s3 cp, on the same data and the
-// same local S3 server, in turns.
+// same local S3 server, in turns; what the check of a backup adds to it; the memory of
+// reading one back; and that of a backup of a million tables.
 //
 //	bench --eddy bin/eddy [--size 3GB] [--runs 5] [--engines goleveldb,pebbledb]
 //
@@ -32,6 +33,7 @@ type options struct {
 	dir     string
 	size    int64
 	runs    int
+	tables  int
 	engines []string
 }
 
@@ -50,11 +52,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fl.StringVar(&o.dir, "dir", "", "work in `DIR`, which needs six times --size (default: the temporary directory)")
 	fl.Var((*lab.Size)(&o.size), "size", "`SIZE` of the databases on disk")
 	fl.IntVar(&o.runs, "runs", 5, "`N` measurements each, of which the median is printed")
-	fl.StringVar(&engines, "engines", "goleveldb,pebbledb", "database engines, by comma")
+	fl.StringVar(&engines, "engines", "goleveldb,pebbledb", "database engines, by comma; empty: only --tables")
+	fl.IntVar(&o.tables, "tables", 1_000_000, "`N` tables of the database whose backup's memory is measured; 0: none is")
 	if err := fl.Parse(args); err != nil {
 		return 2
 	}
-	o.engines = strings.Split(engines, ",")
+	o.engines = strings.FieldsFunc(engines, func(r rune) bool { return r == ',' })
 	if fl.NArg() > 0 || o.runs < 1 {
 		fl.Usage()
 		return 2
@@ -91,9 +94,19 @@ func measureAll(ctx context.Context, o options, stdout, stderr io.Writer) (err e
 		}
 		results = append(results, r)
 	}
+	var many tablesResult
+	if o.tables > 0 {
+		fmt.Fprintf(stderr, "bench: %d tables\n", o.tables)
+		if many, err = manyTables(ctx, o, o.tables); err != nil {
+			return fmt.Errorf("%d tables: %w", o.tables, err)
+		}
+	}
 	fmt.Fprintln(stdout, head)
 	for _, r := range results {
 		r.print(stdout)
+	}
+	if o.tables > 0 {
+		many.print(stdout)
 	}
 	return nil
 }
@@ -106,6 +119,8 @@ type result struct {
 	held   []float64 // seconds, beyond the node's own stop and start
 	cp     []float64 // seconds
 	eddy   []usage
+	check  []float64 // seconds of each backup
+	verify int64     // bytes of memory of `eddy verify --read-data`
 	pipe   []usage
 	sums   []summary
 }
@@ -129,8 +144,14 @@ func (r result) print(w io.Writer) {
 	}
 	row("wall, less the hold", sending, "s", "tar | zstd | aws", each(r.pipe, wall), "1.10")
 	row("client CPU", each(r.eddy, cpu), "s", "tar | zstd | aws", each(r.pipe, cpu), "1.10")
+	less := each(r.eddy, wall)
+	for i := range less {
+		less[i] -= r.check[i]
+	}
+	row("wall, whole backup", each(r.eddy, wall), "s", "without its check", less, "1.10, or 5 s more")
 	rss := each(r.eddy, func(u usage) float64 { return float64(u.rss) / (1 << 20) })
 	fmt.Fprintf(w, "  %-26s %8.2f MiB  largest of all runs %42s (bar 256)    %s\n", "peak memory", slices.Max(rss), "", list(rss))
+	fmt.Fprintf(w, "  %-26s %8.2f MiB (bar 256)\n", "verify --read-data, memory", float64(r.verify)/(1<<20))
 	stops := make([]string, len(r.sums))
 	for i, s := range r.sums {
 		stops[i] = fmt.Sprintf("%.2f = %.2f + %.3f + %.2f", s.Held, s.Stop, s.Stage, s.Start)

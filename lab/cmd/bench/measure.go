@@ -71,7 +71,8 @@ func measure(ctx context.Context, o options, engine string, store *lab.S3, progr
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return r, err
 	}
-	if _, err := grow.Run(ctx, grow.Options{Dir: data, Engine: engine, Prefix: "grown-", Size: o.size, Seed: 1}); err != nil {
+	// They are the node's own, which it goes on with: the check of a backup opens them.
+	if _, err := grow.Run(ctx, grow.Options{Dir: data, Engine: engine, Size: o.size, Seed: 1}); err != nil {
 		return r, err
 	}
 	// cp and tar read a copy that nobody writes to: on the living directory tar
@@ -157,6 +158,16 @@ schedule: "@daily"
 	u.stored = s.StoredBytes
 	r.eddy, r.sums = append(r.eddy, u), append(r.sums, s)
 	r.held = append(r.held, s.Held-s.Stop-s.Start)
+	checked, _, err := checkOf(ctx, o.eddy, store.Environ(os.Environ()), config, s.ID)
+	if err != nil {
+		return err
+	}
+	r.check = append(r.check, checked)
+	if i == o.runs-1 {
+		if r.verify, _, err = watched(ctx, store.Environ(os.Environ()), o.eddy, "verify", s.ID, "--read-data", "--config", config); err != nil {
+			return err
+		}
+	}
 	// The server keeps objects as files; this spares the disk, not the contest.
 	return os.RemoveAll(filepath.Join(store.Data, store.Bucket, prefix))
 }
