@@ -285,8 +285,8 @@ func (c *Catalog) explain(ctx context.Context, p pointer) error {
 func (c *Catalog) latestText(p pointer) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "id %s\n", p.ID)
-	for i, v := range p.Volumes {
-		fmt.Fprintf(&b, "%d %s\n", v.Size, c.ObjectKey(p.ID, VolumeName(i)))
+	for _, v := range p.Volumes {
+		fmt.Fprintf(&b, "%d %s\n", v.Size, c.ObjectKey(p.ID, v.Name))
 	}
 	fmt.Fprintf(&b, "sha256 %x\n", sha256.Sum256(b.Bytes()))
 	return b.Bytes()

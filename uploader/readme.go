@@ -124,13 +124,14 @@ eddy restore latest --into DIR --store %[2]s --cluster %[1]s%[3]s
 WITHOUT EDDY: bash, coreutils, zstd, tar, and %[4]s
 
 Stop the node, and whatever would start it again. Then, as the user that runs the
-node, paste this into bash. Only its first line needs your hand. The backup is
-extracted beside the live data and compared, file by file, with its list of
+node, paste this into bash. Only its first line needs your hand; of an encrypted backup, for
+which age is needed, the second as well. The backup is extracted beside the live data and compared, file by file, with its list of
 hashes; what is there now is moved aside, never deleted or written over (two
 databases must never be mixed).
 
 #--8<-- from here
 home=${home:-/PATH/OF/THE/HOME}   # the directory that holds data/
+identity=${identity:-/PATH/OF/THE/IDENTITY}   # of an encrypted backup (.age)
 cluster=%[1]s
 get() { %[5]s; }
 restore() (
@@ -144,9 +145,11 @@ restore() (
   sum=$(printf '%%s\n' "$pointer" | sed '$d' | sha256sum | cut -c 1-64)
   [ "$pointer" = "${pointer%%sha256 *}sha256 $sum" ] || { echo "latest.txt is damaged" >&2; exit 1; }
   id=$(printf '%%s\n' "$pointer" | sed -n 's/^id //p')
-  printf '%%s\n' "$pointer" | sed -n 's/^[0-9]* \(.*\/vol-.*\)$/\1/p' |
-    while read -r key; do get "$key" </dev/null; done | zstd -dc | tar -x --no-same-owner
-  get "$cluster/data/$id/SHA256SUMS.zst" | zstd -dc | sha256sum --quiet --strict -c
+  keys=$(printf '%%s\n' "$pointer" | sed -n 's/^[0-9]* \(.*\/vol-.*\)$/\1/p')
+  plain() { case $keys in *.age) age -d -i "$identity" ;; *) cat ;; esac; }
+  printf '%%s\n' "$keys" |
+    while read -r key; do get "$key" </dev/null; done | plain | zstd -dc | tar -x --no-same-owner
+  case $keys in *.age) ;; *) get "$cluster/data/$id/SHA256SUMS.zst" | zstd -dc | sha256sum --quiet --strict -c ;; esac
   mkdir "$old"
   find . -mindepth 1 -maxdepth 1 -printf '%%f\0' | while IFS= read -r -d '' name; do
     if [ -e "$home/$name" ] || [ -L "$home/$name" ]; then mv -T "$home/$name" "$old/$name"; fi

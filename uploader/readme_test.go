@@ -2,6 +2,8 @@ package uploader
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -111,6 +113,31 @@ func TestReadmeRestoresWithStockTools(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	wantRestored(t, home)
+}
+
+// The one volume of an encrypted backup has a name of its own, and stock tools find it
+// by latest.txt.
+func TestReadmeOpensAnEncryptedBackup(t *testing.T) {
+	dir := t.TempDir()
+	c := NewCatalog(newFileStore(dir), "test")
+	tree := t.TempDir()
+	sh(t, tree, `age-keygen -o id 2>/dev/null; echo secret >dump; tar -c dump | zstd -q | age -r "$(age-keygen -y id)" -o sealed`)
+	m := manifestAt(t, c, t0, "sealed", 7)
+	body := read(t, tree, "sealed")
+	put(t, c, c.ObjectKey(m.ID, SealedName), body)
+	m.Volumes = []Volume{{Name: SealedName, Size: int64(len(body)), SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(body)))}}
+	m.Encryption = &Encryption{Scheme: "age", Recipients: []string{"age:0"}}
+	if err := c.Commit(t.Context(), m, false); err != nil {
+		t.Fatal(err)
+	}
+	text := readmeScript(t, read(t, dir, "test", readmeName))
+	home := t.TempDir()
+	if out, err := bash(t, t.TempDir(), text, "home="+home, "identity="+filepath.Join(tree, "id")); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if got := read(t, home, "dump"); got != "secret\n" {
+		t.Fatalf("dump is %q", got)
+	}
 }
 
 func TestReadmeTouchesNothingWhereAnythingIsWrong(t *testing.T) {
