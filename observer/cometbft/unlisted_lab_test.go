@@ -21,7 +21,7 @@ import (
 // listing is a way in which an observer might be known to others, or not.
 type listing struct {
 	name     string
-	change   func(c *cfg.Config, at string) // at: host:port that it listens on
+	change   func(c *cfg.Config)
 	book     bool                           // the validator has it in its address book from earlier days
 	unlisted check.Level                    // what is proven
 	hidden   check.Level                    // what its settings say
@@ -30,22 +30,27 @@ type listing struct {
 
 func listings() []listing {
 	return []listing{
-		{name: "the default", change: func(*cfg.Config, string) {}, unlisted: check.OK, hidden: check.OK},
-		{name: "pex off, laddr on every address", change: func(c *cfg.Config, at string) {
-			_, port, _ := net.SplitHostPort(at)
-			c.P2P.ListenAddress, c.P2P.ExternalAddress = "tcp://0.0.0.0:"+port, ""
+		{name: "the default", change: func(*cfg.Config) {}, unlisted: check.OK, hidden: check.OK},
+		{name: "pex off, laddr on every address", change: func(c *cfg.Config) {
+			// A port that is free at one address may be another chain's at the next.
+			l, err := net.Listen("tcp", "0.0.0.0:0")
+			if err != nil {
+				panic(err)
+			}
+			defer l.Close()
+			c.P2P.ListenAddress, c.P2P.ExternalAddress = "tcp://"+l.Addr().String(), ""
 		}, unlisted: check.OK, hidden: check.OK},
-		{name: "pex off, laddr with an address", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "" }, unlisted: check.Fail, hidden: check.Warn, said: "has this node in its address book"},
-		{name: "pex off, external_address", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "127.77.0.9:26656" }, unlisted: check.Fail, hidden: check.Warn, said: "127.77.0.9:26656"},
-		{name: "pex on, external_address", change: func(c *cfg.Config, _ string) {
+		{name: "pex off, laddr with an address", change: func(c *cfg.Config) { c.P2P.ExternalAddress = "" }, unlisted: check.Fail, hidden: check.Warn, said: "has this node in its address book"},
+		{name: "pex off, external_address", change: func(c *cfg.Config) { c.P2P.ExternalAddress = "127.77.0.9:26656" }, unlisted: check.Fail, hidden: check.Warn, said: "127.77.0.9:26656"},
+		{name: "pex on, external_address", change: func(c *cfg.Config) {
 			c.P2P.PexReactor, c.P2P.ExternalAddress = true, "127.77.0.10:26656"
 		}, unlisted: check.Fail, hidden: check.Warn, said: "127.77.0.10:26656"},
-		{name: "pex on, no address told", change: func(c *cfg.Config, _ string) { c.P2P.PexReactor = true }, unlisted: check.OK, hidden: check.Warn, said: "pex is on"},
-		{name: "seed_mode", change: func(c *cfg.Config, _ string) {
+		{name: "pex on, no address told", change: func(c *cfg.Config) { c.P2P.PexReactor = true }, unlisted: check.OK, hidden: check.Warn, said: "pex is on"},
+		{name: "seed_mode", change: func(c *cfg.Config) {
 			c.P2P.PexReactor, c.P2P.SeedMode, c.P2P.ExternalAddress = true, true, "127.77.0.11:26656"
 		}, unlisted: check.Fail, hidden: check.Warn, said: "127.77.0.11:26656"},
-		{name: "listed from earlier days", change: func(*cfg.Config, string) {}, book: true, unlisted: check.Fail, hidden: check.OK, said: "127.77.0.12:26656"},
-		{name: "a private peer of the validator", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "127.77.0.13:26656" }, unlisted: check.OK, hidden: check.Warn, said: "it tells its peers the address"},
+		{name: "listed from earlier days", change: func(*cfg.Config) {}, book: true, unlisted: check.Fail, hidden: check.OK, said: "127.77.0.12:26656"},
+		{name: "a private peer of the validator", change: func(c *cfg.Config) { c.P2P.ExternalAddress = "127.77.0.13:26656" }, unlisted: check.OK, hidden: check.Warn, said: "it tells its peers the address"},
 	}
 }
 
@@ -53,13 +58,13 @@ func listings() []listing {
 // only addresses that can be routed to, the default.
 func strictListings() []listing {
 	return []listing{
-		{name: "the default", change: func(*cfg.Config, string) {}, unlisted: check.OK, hidden: check.OK},
-		{name: "pex off, laddr with an address of this host", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "" }, unlisted: check.OK, hidden: check.Warn},
-		{name: "pex off, external_address", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "198.51.100.9:26656" }, unlisted: check.Fail, hidden: check.Warn, said: "198.51.100.9:26656"},
-		{name: "pex on, external_address", change: func(c *cfg.Config, _ string) {
+		{name: "the default", change: func(*cfg.Config) {}, unlisted: check.OK, hidden: check.OK},
+		{name: "pex off, laddr with an address of this host", change: func(c *cfg.Config) { c.P2P.ExternalAddress = "" }, unlisted: check.OK, hidden: check.Warn},
+		{name: "pex off, external_address", change: func(c *cfg.Config) { c.P2P.ExternalAddress = "198.51.100.9:26656" }, unlisted: check.Fail, hidden: check.Warn, said: "198.51.100.9:26656"},
+		{name: "pex on, external_address", change: func(c *cfg.Config) {
 			c.P2P.PexReactor, c.P2P.ExternalAddress = true, "198.51.100.10:26656"
 		}, unlisted: check.Fail, hidden: check.Warn, said: "198.51.100.10:26656"},
-		{name: "a private peer of the validator", change: func(c *cfg.Config, _ string) { c.P2P.ExternalAddress = "198.51.100.11:26656" }, unlisted: check.OK, hidden: check.Warn, said: "it tells its peers the address"},
+		{name: "a private peer of the validator", change: func(c *cfg.Config) { c.P2P.ExternalAddress = "198.51.100.11:26656" }, unlisted: check.OK, hidden: check.Warn, said: "it tells its peers the address"},
 	}
 }
 
@@ -78,8 +83,8 @@ func testListings(t *testing.T, strict bool, cases []listing) {
 	configure(t, validator.Dir, func(conf *cfg.Config) { conf.P2P.AddrBookStrict = strict })
 	book := pex.NewAddrBook(filepath.Join(validator.Dir, "config", "addrbook.json"), strict)
 	for i, c := range cases {
-		id, at, _ := strings.Cut(observers[i].P2P, "@")
-		configure(t, observers[i].Dir, func(conf *cfg.Config) { c.change(conf, at) })
+		id, _, _ := strings.Cut(observers[i].P2P, "@")
+		configure(t, observers[i].Dir, func(conf *cfg.Config) { c.change(conf) })
 		if c.book {
 			addr, err := p2p.NewNetAddressString(id + "@127.77.0.12:26656")
 			must(t, err)
