@@ -31,7 +31,7 @@ func (a *app) keysCommand() *cobra.Command {
 holders of an age identity: never in the archive of its data, and in no store in the
 clear. docs/keys.md has the whole procedure.`,
 	}
-	c.AddCommand(a.keysInit(), a.keysBackup(), a.keysList(), a.keysShow(), a.keysRestore())
+	c.AddCommand(a.keysInit(), a.keysBackup(), a.keysList(), a.keysShow(), a.keysRestore(), a.keysPeers())
 	return c
 }
 
@@ -171,8 +171,8 @@ func (a *app) backUpKeys(ctx context.Context, c *config.Config, node string, new
 	return k.Run(ctx)
 }
 
-// serviceFiles are what defines the node's service, and eddy's own.
-func (a *app) serviceFiles(ctx context.Context, c *config.Config, home string) []string {
+// nodeService are the files that define what runs the node: its unit's, its container's.
+func nodeService(ctx context.Context, c *config.Config, home string) []string {
 	lctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	h := detect.Look(lctx)
@@ -185,7 +185,12 @@ func (a *app) serviceFiles(ctx context.Context, c *config.Config, home string) [
 			files = append(files, h.ServiceFiles(detect.Choice{Container: way.Docker.Container, Home: detect.Fact{Value: home}})...)
 		}
 	}
-	files = append(files, filepath.Dir(config.DefaultFile)) // /etc/eddy, whole
+	return files
+}
+
+// serviceFiles are what defines the node's service, and eddy's own.
+func (a *app) serviceFiles(ctx context.Context, c *config.Config, home string) []string {
+	files := append(nodeService(ctx, c, home), filepath.Dir(config.DefaultFile)) // /etc/eddy, whole
 	if file, err := filepath.Abs(a.configFile); a.configFile != "" && err == nil {
 		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() { // -c /dev/null is none
 			files = append(files, file)

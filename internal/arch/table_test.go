@@ -48,6 +48,8 @@ var table = []row{
 	{pkg: "internal/nodeconfig", never: join(stores, cluster, []string{"net/http"})},
 	// It looks at a machine; what a home holds it asks those who back it up.
 	{pkg: "internal/detect", imports: []string{"internal/config", "internal/nodeconfig", "observer/cometbft"}, never: join(stores, cluster)},
+	// Who the nodes of a chain are, by files alone.
+	{pkg: "internal/roster", imports: []string{"internal/nodeconfig"}, never: join(stores, cluster, []string{"net/http"})},
 	{pkg: "internal/ui", never: join(network, stores, cluster)},
 	// The demo plays an operator: it runs the binary. Of the rest it takes only
 	// what writes the homes of its chain.
@@ -64,7 +66,7 @@ var table = []row{
 	{pkg: "deploy", never: network},
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
-		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/ui",
+		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/roster", "internal/ui",
 		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "snapshot", "snapshot/bundle", "uploader",
 	}, never: join(stores, cluster)},
 }

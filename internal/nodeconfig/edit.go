@@ -83,10 +83,7 @@ func edit(text string, changes []Change) (*Edited, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Edited{lines: strings.SplitAfter(text, "\n"), replaced: map[int]string{}, inserted: map[int][]string{}}
-	if n := len(e.lines); e.lines[n-1] == "" {
-		e.lines = e.lines[:n-1]
-	}
+	e := newEdited(text)
 	var absent []Change
 	for _, c := range changes {
 		at, err := find(found, c.Key)
