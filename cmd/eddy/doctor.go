@@ -13,6 +13,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/control"
 )
@@ -52,36 +53,43 @@ func (a *app) doctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var sum diagnosis
-			var printed error
-			show := func(f check.Finding) {
-				switch f.Level {
-				case check.OK:
-					sum.OK++
-				case check.Warn:
-					sum.Warn++
-				case check.Fail:
-					sum.Fail++
-				}
-				printed = errors.Join(printed, a.result(finding{f}))
-			}
-			a.examine(cmd.Context(), c, crawl, show)
-			if err := cmd.Context().Err(); err != nil {
-				return err
-			}
-			switch err := errors.Join(printed, a.result(sum)); {
-			case err != nil:
-				return err
-			case sum.Fail > 0:
-				return hint.Add(fmt.Errorf("%d of %d checks failed", sum.Fail, sum.OK+sum.Warn+sum.Fail), "a backup would fail, could not be restored, or other nodes list this one: see each FAIL")
-			case sum.Warn > 0:
-				return job.ErrWarnings
-			}
-			return nil
+			return a.judge(cmd.Context(), "a backup would fail, could not be restored, or other nodes list this one: see each FAIL",
+				func(show func(check.Finding)) { a.examine(cmd.Context(), c, crawl, show) },
+				func(sum diagnosis) ui.Event { return sum })
 		},
 	}
 	cmd.Flags().DurationVar(&crawl, "crawl", crawl, "how long other nodes may be asked whether they tell the node's address; 0: not at all")
 	return cmd
+}
+
+// judge prints what look finds, and behind it what last makes of the sum. The error
+// is the verdict; failed says what a FAIL means.
+func (a *app) judge(ctx context.Context, failed string, look func(show func(check.Finding)), last func(diagnosis) ui.Event) error {
+	var sum diagnosis
+	var printed error
+	look(func(f check.Finding) {
+		switch f.Level {
+		case check.OK:
+			sum.OK++
+		case check.Warn:
+			sum.Warn++
+		case check.Fail:
+			sum.Fail++
+		}
+		printed = errors.Join(printed, a.result(finding{f}))
+	})
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	switch err := errors.Join(printed, a.result(last(sum))); {
+	case err != nil:
+		return err
+	case sum.Fail > 0:
+		return hint.Add(fmt.Errorf("%d of %d checks failed", sum.Fail, sum.OK+sum.Warn+sum.Fail), failed)
+	case sum.Warn > 0:
+		return job.ErrWarnings
+	}
+	return nil
 }
 
 // examine runs every check that the configuration allows. What cannot be looked

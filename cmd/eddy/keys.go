@@ -31,7 +31,7 @@ func (a *app) keysCommand() *cobra.Command {
 holders of an age identity: never in the archive of its data, and in no store in the
 clear. docs/keys.md has the whole procedure.`,
 	}
-	c.AddCommand(a.keysInit(), a.keysBackup(), a.keysList(), a.keysShow(), a.keysRestore(), a.keysPeers())
+	c.AddCommand(a.keysInit(), a.keysBackup(), a.keysList(), a.keysShow(), a.keysRestore(), a.keysCheck(), a.keysPeers())
 	return c
 }
 

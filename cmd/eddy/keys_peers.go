@@ -136,8 +136,13 @@ func (a *app) rewritePeers(ctx context.Context, f rosterFlags, r roster.Rewrite,
 		if r.Self == "" {
 			return done, hint.Add(fmt.Errorf("%w: %s has no node key: which of the nodes it is nobody can say", observer.ErrNotFit, home), "bring it back first: `eddy keys restore latest --node NAME --home DIR`")
 		}
-		if r.Members, notes, err = a.members(ctx, f, files, r.Self); err != nil {
+		if r.Members, notes, err = a.members(ctx, f); err != nil {
 			return done, err
+		}
+		if f.inventory == "" {
+			var more []string
+			r.Members, more = located(r.Members, files, r.Self)
+			notes = append(notes, more...)
 		}
 		if _, known := r.Members.ByID(r.Self); !known {
 			notes = append(notes, fmt.Sprintf("this node, %s by %s, is none of them: its lists name them all", r.Self, keyFile))
@@ -167,7 +172,13 @@ func (a *app) rewritePeers(ctx context.Context, f rosterFlags, r roster.Rewrite,
 	if !write || len(changed) == 0 {
 		return done, nil
 	}
-	now := time.Now()
+	now := time.Now() // or the next second in which no old file was kept: two runs follow each other quickly
+	for slices.ContainsFunc(changed, func(e roster.Edit) bool {
+		_, err := os.Lstat(nodeconfig.Kept(e.Path, now))
+		return err == nil
+	}) {
+		now = now.Add(time.Second)
+	}
 	for _, e := range changed {
 		if err := ctx.Err(); err != nil {
 			return done, context.Cause(ctx)
@@ -214,9 +225,8 @@ func (a *app) nodeFiles(ctx context.Context, f rosterFlags) (home string, files 
 }
 
 // members are the nodes of the cluster: of the inventory, or without one those that
-// have bundles and stand in a list of this node. Where an identity is at hand, the
-// bundles are opened.
-func (a *app) members(ctx context.Context, f rosterFlags, files []roster.File, self string) (all roster.Members, notes []string, err error) {
+// have bundles. Where an identity is at hand, the bundles are opened.
+func (a *app) members(ctx context.Context, f rosterFlags) (all roster.Members, notes []string, err error) {
 	if f.inventory != "" {
 		text, err := os.ReadFile(f.inventory)
 		if err == nil {
@@ -263,12 +273,12 @@ func (a *app) members(ctx context.Context, f rosterFlags, files []roster.File, s
 			return nil, nil, err
 		}
 	}
-	if f.inventory != "" {
-		return all, notes, nil
-	}
-	all, more := all.Located(files)
-	notes = append(notes, more...)
-	named := roster.Members{}
+	return all, notes, nil
+}
+
+// located are the members whose address a list of this node names, and the node itself.
+func located(all roster.Members, files []roster.File, self string) (named roster.Members, notes []string) {
+	all, notes = all.Located(files)
 	for _, m := range all {
 		if m.Host != "" || m.ID == self {
 			named = append(named, m)
@@ -276,7 +286,7 @@ func (a *app) members(ctx context.Context, f rosterFlags, files []roster.File, s
 		}
 		notes = append(notes, m.Name+" is in no list of this node, and stays out: --inventory says who is to be in")
 	}
-	return named, notes, nil
+	return named, notes
 }
 
 // bundled takes the ids of nodes from their newest bundles.

@@ -58,7 +58,7 @@ func Replace(file, old, text string, now time.Time) (kept string, err error) {
 	if !bytes.Equal(there, []byte(old)) {
 		return "", hint.Add(fmt.Errorf("%w: somebody else has changed %s meanwhile", ErrNotEdited, file), "look at it, and try again")
 	}
-	kept = file + ".before-eddy-" + now.UTC().Format("20060102T150405Z")
+	kept = Kept(file, now)
 	if _, err := os.Lstat(kept); !errors.Is(err, os.ErrNotExist) {
 		return "", errors.Join(fmt.Errorf("%w: %s is there already", ErrNotEdited, kept), err)
 	}
@@ -71,4 +71,9 @@ func Replace(file, old, text string, now time.Time) (kept string, err error) {
 		}
 	}
 	return kept, nil
+}
+
+// Kept is what Replace calls the old file.
+func Kept(file string, now time.Time) string {
+	return file + ".before-eddy-" + now.UTC().Format("20060102T150405Z")
 }
