@@ -182,7 +182,7 @@ dist: ## release binaries for linux/amd64 and arm64, units and policies, checksu
 			-ldflags '-s -w -buildid= $(LDFLAGS)' -o dist/eddy-$(VERSION)-linux-$$arch ./cmd/eddy || exit 1; \
 	done
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$(git log -1 --format=%ct) --mode=u+rw,go+r,go-w \
-		--exclude='*.go' --exclude=testdata -cf - deploy scripts/restore-latest.sh | gzip -n >dist/eddy-$(VERSION)-deploy.tar.gz
+		--exclude='*.go' --exclude=testdata --exclude=scripts/deps.sh -cf - deploy scripts | gzip -n >dist/eddy-$(VERSION)-deploy.tar.gz
 	cd dist && sha256sum eddy-* > SHA256SUMS
 
 clean: ## remove what was built in the tree

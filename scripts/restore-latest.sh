@@ -46,7 +46,7 @@ umask 077
 me=restore-latest
 usage() { sed -n '/^#   restore/,/^#   --yes/s/^# \{0,3\}//p' "$0" >&2; }
 
-# ---- shared: this part stands in restore-keys.sh as well, letter by letter ---
+# ---- shared: this part stands in restore-latest.sh and restore-keys.sh ---
 
 say() { printf '%s\n' "$*"; }
 

@@ -234,8 +234,8 @@ func (c *Catalog) objects(ctx context.Context, prefix string) (map[string]*direc
 			d.Volumes++
 		case isJSON && strings.HasPrefix(base, gradesPrefix):
 			d.Grades = append(d.Grades, strings.TrimPrefix(base, gradesPrefix))
-		case isJSON && strings.HasPrefix(base, "pins/"):
-			d.Pins = append(d.Pins, strings.TrimPrefix(base, "pins/"))
+		case isJSON && strings.HasPrefix(base, pinsPrefix):
+			d.Pins = append(d.Pins, strings.TrimPrefix(base, pinsPrefix))
 		}
 	}
 	return found, nil

@@ -55,7 +55,7 @@ func (c *Catalog) Strangers(ctx context.Context, m *Manifest) ([]string, error) 
 			return nil, err
 		}
 		name := strings.TrimPrefix(o.Key, prefix)
-		if known[name] || strings.HasPrefix(name, gradesPrefix) || strings.HasPrefix(name, "pins/") {
+		if known[name] || strings.HasPrefix(name, gradesPrefix) || strings.HasPrefix(name, pinsPrefix) {
 			continue
 		}
 		if out = append(out, name); len(out) == maxFindings {

@@ -145,6 +145,57 @@ func age(t *testing.T, c *Catalog, id string, to time.Time) {
 	}
 }
 
+// A pin keeps a backup for as long as it is there.
+func TestPins(t *testing.T) {
+	c := testCatalog(t)
+	for i := range 3 {
+		when := t0.Add(time.Duration(i-40) * 24 * time.Hour)
+		age(t, c, mustBackup(t, c, when, "auto", uint64(i+1)), when)
+	}
+	plan := func() int {
+		t.Helper()
+		p, err := c.PlanExpire(t.Context(), Policy{Last: 1}, t0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(p)
+	}
+	first := func() Backup {
+		t.Helper()
+		b, err := c.Select(t.Context(), "height:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	if n := plan(); n != 2 {
+		t.Fatalf("%d would go", n)
+	}
+	for _, who := range []string{"upgrade-v2", "ops", "ops"} {
+		if err := c.Pin(t.Context(), first(), who, t0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Pin(t.Context(), first(), "../x", t0); err == nil {
+		t.Error("pinned as ../x")
+	}
+	if err := c.Pin(t.Context(), Backup{ID: first().ID, Status: StatusDamaged}, "ops", t0); err == nil {
+		t.Error("what is DAMAGED was pinned")
+	}
+	if b := first(); !slices.Equal(b.Pins, []string{"ops", "upgrade-v2"}) || plan() != 1 {
+		t.Fatalf("pins %v, %d would go", b.Pins, plan())
+	}
+	if err := c.Unpin(t.Context(), first(), "ops"); err != nil || plan() != 1 {
+		t.Fatalf("%v, %d would go", err, plan())
+	}
+	if err := c.Unpin(t.Context(), first(), "ops"); !errors.Is(err, ErrNoSuchBackup) {
+		t.Errorf("taken back twice: %v", err)
+	}
+	if err := c.Unpin(t.Context(), first(), "upgrade-v2"); err != nil || plan() != 2 {
+		t.Fatalf("%v, %d would go", err, plan())
+	}
+}
+
 func TestApplyAsksAgain(t *testing.T) {
 	c := testCatalog(t)
 	now := t0

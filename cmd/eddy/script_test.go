@@ -246,6 +246,11 @@ func runScripts(t *testing.T, dir string) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("EDDY_CONFIG", filepath.Join(env.WorkDir, "eddy.yaml"))
 			env.Setenv("TZ", "UTC")
+			scripts, err := filepath.Abs(filepath.Join("..", "..", "scripts"))
+			if err != nil {
+				return err
+			}
+			env.Setenv("SCRIPTS", scripts)
 			for _, name := range []string{"EDDY_LAB_S3_ENDPOINT", "EDDY_LAB_S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"} {
 				env.Setenv(name, os.Getenv(name))
 			}
