@@ -338,7 +338,7 @@ func TestReadScript(t *testing.T) {
 			"PORT in f is no port: not taken",
 			"S3BUCKET in f is still the script's example: not taken",
 			"SHOULD_SHUTDOWN was true: eddy does not shut the machine down",
-			"what BACKUP_CONFIG lists is not used: eddy finds the databases itself, and keys and configuration are in no archive of it",
+			"what BACKUP_CONFIG lists is not used: eddy finds the databases itself; `eddy keys backup` keeps configuration and keys, encrypted",
 		},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {

@@ -104,7 +104,7 @@ func ReadScript(file, text string) (Script, error) {
 	for _, name := range []string{"STUFF_TO_BACKUP", "BACKUP_CONFIG"} {
 		if _, ok := all[name]; ok {
 			known++
-			note("what %s lists is not used: eddy finds the databases itself, and keys and configuration are in no archive of it", name)
+			note("what %s lists is not used: eddy finds the databases itself; `eddy keys backup` keeps configuration and keys, encrypted", name)
 			break
 		}
 	}
