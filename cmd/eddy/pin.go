@@ -12,16 +12,21 @@ import (
 
 // pinned is the result of `eddy pin` and `eddy unpin`.
 type pinned struct {
-	Type string `json:"-"`
-	ID   string `json:"id"`
-	As   string `json:"as"`
+	ID     string `json:"id"`
+	As     string `json:"as"`
+	Pinned bool   `json:"pinned"`
 }
 
-func (p pinned) MessageType() string { return p.Type }
-func (p pinned) Line() string        { return fmt.Sprintf("%s %s as %s", p.Type, p.ID, p.As) }
+func (pinned) MessageType() string { return "pin" }
+func (p pinned) Line() string {
+	if p.Pinned {
+		return fmt.Sprintf("pinned %s as %s", p.ID, p.As)
+	}
+	return fmt.Sprintf("unpinned %s as %s", p.ID, p.As)
+}
 
-// pinCommand is `eddy pin` or `eddy unpin`: what do does, and the word for done.
-func (a *app) pinCommand(use, short, done string, do func(context.Context, *uploader.Catalog, uploader.Backup, string) error) *cobra.Command {
+// pinCommand is `eddy pin` or `eddy unpin`: what do does, and whether it is pinned then.
+func (a *app) pinCommand(use, short string, pins bool, do func(context.Context, *uploader.Catalog, uploader.Backup, string) error) *cobra.Command {
 	var as string
 	c := &cobra.Command{
 		Use: use + " SEL", Short: short, Args: cobra.ExactArgs(1),
@@ -33,7 +38,7 @@ func (a *app) pinCommand(use, short, done string, do func(context.Context, *uplo
 			if err := do(cmd.Context(), cat, b, as); err != nil {
 				return err
 			}
-			return a.result(pinned{Type: done, ID: b.ID, As: as})
+			return a.result(pinned{ID: b.ID, As: as, Pinned: pins})
 		},
 	}
 	c.Flags().StringVar(&as, "as", "operator", "the name of the pin: a backup may have several")

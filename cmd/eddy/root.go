@@ -145,8 +145,8 @@ again, and streams them to object storage as archives that zstd and tar restore.
 		}
 	}
 	group("backup", a.backupCommand(), a.runCommand(), a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.drillCommand(), a.deleteCommand(), a.expireCommand(),
-		a.pinCommand("pin", "keep a backup: retention does not delete it", "pinned", pin),
-		a.pinCommand("unpin", "take a pin back", "unpinned", unpin), a.statusCommand())
+		a.pinCommand("pin", "keep a backup: retention does not delete it", true, pin),
+		a.pinCommand("unpin", "take a pin back", false, unpin), a.statusCommand())
 	group("keys", a.keysCommand(), a.kitCommand())
 	group("node", a.doctorCommand(), newSuperviseCommand(), a.installCommand(), newNodeCommand())
 	group("other", a.demoCommand(), a.configCommand(), a.versionCommand())

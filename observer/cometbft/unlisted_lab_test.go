@@ -22,10 +22,10 @@ import (
 type listing struct {
 	name     string
 	change   func(c *cfg.Config)
-	book     bool                           // the validator has it in its address book from earlier days
-	unlisted check.Level                    // what is proven
-	hidden   check.Level                    // what its settings say
-	said     string                         // of the worst finding
+	book     bool        // the validator has it in its address book from earlier days
+	unlisted check.Level // what is proven
+	hidden   check.Level // what its settings say
+	said     string      // of the worst finding
 }
 
 func listings() []listing {
