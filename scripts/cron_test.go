@@ -121,7 +121,7 @@ func TestBackupOnceIsAlone(t *testing.T) {
 
 func TestPreupgrade(t *testing.T) {
 	pin := func(at time.Time) string {
-		return fmt.Sprintf(`case "$*" in *pin*) echo '{"message_type":"pinned","id":"%s-auto-0a1b2c"}';; esac`, at.UTC().Format("20060102T150405Z"))
+		return fmt.Sprintf(`case "$*" in *pin*) echo '{"message_type":"pin","pinned":true,"id":"%s-auto-0a1b2c"}';; esac`, at.UTC().Format("20060102T150405Z"))
 	}
 	young, old := pin(time.Now().Add(-time.Hour)), pin(time.Now().Add(-30*time.Hour))
 	for name, c := range map[string]struct {
