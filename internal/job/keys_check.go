@@ -280,7 +280,7 @@ func (k *KeysCheck) program(m *uploader.Manifest) check.Finding {
 	}
 	if text, err := os.ReadFile(filepath.Join(k.Home, "data", "upgrade-info.json")); err == nil && json.Unmarshal(text, &plan) == nil {
 		height, err := plan.Height.Int64()
-		if err == nil && height > 0 && m.Position.Index+1 < uint64(height) && plan.Name != "" && filepath.Base(link) == plan.Name && k.Program == "" {
+		if err == nil && height > 0 && m.Position.Index+1 < uint64(height) && k.Program == "" && strings.EqualFold(filepath.Base(link), plan.Name) {
 			return wrongProgram(m, fmt.Sprintf("cosmovisor/current is that of the upgrade %q at height %d, backup %s is of height %d: it cannot go on from there", plan.Name, height, m.ID, m.Position.Index))
 		}
 	}

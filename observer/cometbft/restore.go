@@ -54,6 +54,9 @@ func (r *Replica) MayReplace(ctx context.Context, how observer.Replacing) (there
 		if err == nil {
 			other, err = otherProgram(comes, now, last)
 		}
+		if err == nil && !how.LeaveDown {
+			err = mayStart(r.o.Home, comes, last)
+		}
 		if err != nil {
 			return "", nil, err
 		}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
@@ -82,4 +84,19 @@ func otherProgram(comes, now observer.State, last plan) (other, err error) {
 	}
 	return hint.Add(fmt.Errorf("the backup was made by %s, here runs %s", comes.Program(), now.Program()),
 		"where their release notes do not say that both read the same data: "+todo), nil
+}
+
+// mayStart refuses to start what cosmovisor would: the program of an upgrade that
+// comes after the backup. It knows a program by the directory that its link names
+// (cosmovisor, args.go UpgradeDir: the plan's name, escaped, in lower case).
+func mayStart(home string, comes observer.State, last plan) error {
+	link, err := os.Readlink(filepath.Join(home, "cosmovisor", "current"))
+	if err != nil {
+		return nil // no cosmovisor, or one elsewhere
+	}
+	if last.height < 1 || comes.Position.Index+1 >= uint64(last.height) || !strings.EqualFold(filepath.Base(link), url.PathEscape(last.name)) {
+		return nil
+	}
+	return unfit("lead cosmovisor/current back to the program that made the backup, "+comes.Program()+", then restore; or say --no-start",
+		"cosmovisor would start the program of the upgrade %q at height %d; the backup, of height %d, is from before it", last.name, last.height, comes.Position.Index)
 }

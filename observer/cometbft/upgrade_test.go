@@ -93,3 +93,33 @@ func TestOtherProgram(t *testing.T) {
 		}
 	}
 }
+
+// What cosmovisor would start is known by its link.
+func TestMayStart(t *testing.T) {
+	for name, tc := range map[string]struct {
+		link   string
+		height uint64
+		last   plan
+		no     bool
+	}{
+		"no cosmovisor":                {"", 100, plan{"v2", 200}, false},
+		"the upgrade's":                {"upgrades/v2", 100, plan{"v2", 200}, true},
+		"absolute, escaped":            {"/srv/gaia/cosmovisor/upgrades/v2%20a", 100, plan{"V2 a", 200}, true},
+		"that of before":               {"genesis", 100, plan{"v2", 200}, false},
+		"of an earlier upgrade":        {"upgrades/v1", 100, plan{"v2", 200}, false},
+		"the last block of the old":    {"upgrades/v2", 199, plan{"v2", 200}, false},
+		"after it":                     {"upgrades/v2", 250, plan{"v2", 200}, false},
+		"nothing is known of upgrades": {"upgrades/v2", 100, plan{}, false},
+	} {
+		home := t.TempDir()
+		if tc.link != "" {
+			if err := errors.Join(os.Mkdir(filepath.Join(home, "cosmovisor"), 0o700), os.Symlink(tc.link, filepath.Join(home, "cosmovisor", "current"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := mayStart(home, observer.State{System: system, Version: "0.38.26", Position: observer.Position{Index: tc.height}}, tc.last)
+		if (err != nil) != tc.no || tc.no && (!errors.Is(err, observer.ErrNotFit) || !strings.Contains(hint.Of(err), "--no-start")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
