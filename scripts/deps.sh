@@ -19,6 +19,7 @@ fi
 need zstd zstd
 need age age
 need curl curl
+need jq jq
 need shellcheck shellcheck
 need gcc gcc
 need git git

@@ -81,6 +81,7 @@ type Catalog struct {
 	store   Store
 	cluster string
 	keys    Keys
+	omnibus string // the URL below which snapshot.json says that objects are; "": none is written
 }
 
 // NewCatalog makes the catalog of a cluster, whose name has passed CheckName. It

@@ -259,8 +259,8 @@ func pointerTo(m *Manifest, seq uint64) ([]byte, error) {
 	return append(body, '\n'), err
 }
 
-// explain writes what people and shells read: latest.txt and README.txt. Both
-// follow latest.json. A reader of a lagging latest.txt gets the backup before,
+// explain writes what people and shells read: latest.txt, README.txt, and
+// snapshot.json where it is wanted. All follow latest.json. A reader of a lagging latest.txt gets the backup before,
 // whole; the next commit writes it again. Of two commits at once the later must
 // also have the last word here, so latest.json is read once more behind it.
 func (c *Catalog) explain(ctx context.Context, p pointer) error {
@@ -277,7 +277,7 @@ func (c *Catalog) explain(ctx context.Context, p pointer) error {
 		}
 		p = now
 	}
-	return c.putReadme(ctx)
+	return errors.Join(c.putOmnibus(ctx, p), c.putReadme(ctx))
 }
 
 // latestText is latest.txt: "id ID", a line "size key" for each volume, and

@@ -47,19 +47,14 @@ func (s *fileStore) stock(cluster string) stock {
 
 func (s *s3Store) stock(cluster string) stock {
 	var aws, eddy string
-	host := fmt.Sprintf("https://%s.s3.%s.amazonaws.com", s.bucket, region(s.c.Region))
 	if u, err := url.Parse(s.c.Endpoint); s.c.Endpoint != "" && err == nil {
 		u.User = nil // this file is for everybody who reads the bucket
 		aws = " --endpoint-url " + quote(u.String())
 		eddy = " --endpoint " + quote(u.String())
-		host = strings.TrimSuffix(u.String(), "/") + "/" + s.bucket
 	}
 	if s.c.Region != "" {
 		aws += " --region " + quote(s.c.Region)
 		eddy += " --region " + quote(s.c.Region)
-	}
-	if s.prefix != "" {
-		host += "/" + s.prefix
 	}
 	return stock{
 		tools: "the aws command line (or curl) and credentials that may read the bucket",
@@ -68,11 +63,24 @@ func (s *s3Store) stock(cluster string) stock {
 		other: `Without the aws command line, with curl 7.75 or later, take this function in its
 place (with temporary credentials add -H "x-amz-security-token: $AWS_SESSION_TOKEN"):
 
-get() { curl -fsS --aws-sigv4 aws:amz:` + region(s.c.Region) + `:s3 -K <(printf 'user = "%s:%s"\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY") ` + quote(host) + `/"$1"; }
+get() { curl -fsS --aws-sigv4 aws:amz:` + region(s.c.Region) + `:s3 -K <(printf 'user = "%s:%s"\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY") ` + quote(s.web()) + `/"$1"; }
 
 `,
 		flags: eddy,
 	}
+}
+
+// web is where plain https finds the store's objects, if anybody may read them.
+func (s *s3Store) web() string {
+	host := fmt.Sprintf("https://%s.s3.%s.amazonaws.com", s.bucket, region(s.c.Region))
+	if u, err := url.Parse(s.c.Endpoint); s.c.Endpoint != "" && err == nil {
+		u.User = nil
+		host = strings.TrimSuffix(u.String(), "/") + "/" + s.bucket
+	}
+	if s.prefix != "" {
+		host += "/" + s.prefix
+	}
+	return host
 }
 
 func region(r string) string {

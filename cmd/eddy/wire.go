@@ -40,7 +40,11 @@ func (a *app) openCatalog(ctx context.Context, c *config.Config) (uploader.Store
 	if err != nil {
 		return nil, nil, err
 	}
-	return store, uploader.NewCatalog(store, c.Cluster), nil
+	cat := uploader.NewCatalog(store, c.Cluster)
+	if c.Catalog == "omnibus" {
+		cat = cat.Omnibus(c.CatalogURL)
+	}
+	return store, cat, nil
 }
 
 // openTrusted is openCatalog for verbs that take a backup for true: named are the

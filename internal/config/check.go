@@ -64,6 +64,7 @@ func (l *loader) check(need Need) {
 	l.checkReplica()
 	l.checkControl()
 	l.checkStore()
+	l.checkCatalog()
 	l.checkBackup()
 	l.checkAttest()
 	l.checkDrill()
@@ -368,6 +369,27 @@ func (l *loader) checkStore() {
 		if f := l.byKey[key]; f.value.String() != "" && !l.bad[key] && l.c.origins[key].Source == l.c.origins["store.url"].Source {
 			l.problem(key, "means nothing for a file:// store", "remove it")
 		}
+	}
+}
+
+func (l *loader) checkCatalog() {
+	c := l.c
+	const key = "catalog_url"
+	if l.bad[key] || l.bad["catalog"] || l.bad["store.url"] {
+		return
+	}
+	u, err := url.Parse(c.CatalogURL)
+	switch {
+	// A --store file:// beside a file that describes a bucket is no mistake.
+	case c.CatalogURL == "" && c.Catalog != "none" && strings.HasPrefix(c.Store.URL, "file:") && c.origins["catalog"].Source == c.origins["store.url"].Source:
+		l.problem(key, "missing beside a store that is a directory", "write the address under which others can fetch what is in it, https://host/path")
+	case c.CatalogURL == "":
+	case c.Catalog == "none":
+		l.problem(key, "means nothing without catalog", "write catalog: omnibus, or remove it")
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		l.problem(key, "not an address", "write https://host/path, as others fetch objects of the store")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		l.problem(key, "holds more than host and path", "everybody reads it: credentials, queries and fragments do not belong here")
 	}
 }
 

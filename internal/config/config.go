@@ -50,6 +50,11 @@ type Config struct {
 	// one of them has signed is restored or verified.
 	Signers []string `yaml:"signers"`
 	Notify  Notify   `yaml:"notify"`
+	// Catalog is a list of the backups in the form of others, beside eddy's own.
+	Catalog string `yaml:"catalog" default:"none" enum:"none,omnibus"`
+	// CatalogURL is where those who read it can fetch the store's objects; "": the
+	// bucket's own address.
+	CatalogURL string `yaml:"catalog_url"`
 	// LogFormat is the form of the log on stderr.
 	LogFormat string `yaml:"log_format" default:"console" enum:"console,json"`
 

@@ -85,6 +85,7 @@ func TestLoadFileAndDefaults(t *testing.T) {
 		Stage:     Stage{Fallback: "none"},
 		Check:     Check{Memory: 1 << 30},
 		Attest:    Attest{Wait: Duration(time.Minute), Trusted: Trusted{Period: Duration(336 * time.Hour)}},
+		Catalog:   "none",
 		LogFormat: "console",
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
