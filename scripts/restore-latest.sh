@@ -674,6 +674,8 @@ if [ -d "$home/.eddy-root" ]; then
   say "directories outside of the home are in $home/.eddy-root: move each to where the node's config looks for it"
 fi
 if [ -z "$state" ] && [ -z "$encrypted" ] && [ ! -e "$old" ]; then
+  data=$home/data
+  [ ! -d "$home/chaindata/data" ] || data=$home/chaindata/data
   say "there is no sign state and no validator key: a new node makes both at its first start."
-  say "Before you put a validator key here, put its newest priv_validator_state.json into $home/data."
+  say "Before you put a validator key here, put its newest priv_validator_state.json into $data."
 fi
