@@ -178,7 +178,7 @@ func (s *fileStore) Put(ctx context.Context, r PutRequest) (Object, error) {
 		return Object{}, err
 	}
 	defer u.close()
-	cut := cutter{size: u.partSize, limit: 1, prior: prior, send: u.send, note: func(p part) error { return u.journal.append(lineOf(p)) }}
+	cut := cutter{size: u.partSize, limit: 1, prior: prior, send: u.send, note: func(p part) error { return u.journal.append(lineOf(p)) }, more: u.journal.more}
 	size, sum, err := cut.run(ctx, r.Key, r.Pieces(sent))
 	if errors.Is(err, errChanged) {
 		// What cannot be gone on with would fail the next run as well.

@@ -66,6 +66,13 @@ type journalOpen struct {
 	CRC string `json:"crc64nvme"` // of these bytes
 }
 
+// journalMore is a line of pieces that end in a part whose own line comes later, and
+// counts only with that.
+type journalMore struct {
+	Part int32          `json:"part"`
+	More []journalPiece `json:"more"`
+}
+
 // journalNote is a line of another kind.
 type journalNote struct {
 	// Ack: the store has the part Ack, and calls it ETag. Such a line is not made
@@ -141,6 +148,11 @@ func (j *journal) say(v any) error {
 		return fmt.Errorf("upload journal: %w", err)
 	}
 	return nil
+}
+
+// more writes pieces of a part that is noted later. The part's line makes them durable.
+func (j *journal) more(part int32, pieces []journalPiece) error {
+	return j.say(journalMore{Part: part, More: pieces})
 }
 
 // close keeps the journal: every line that counts is durable already.
@@ -223,7 +235,7 @@ func (e *earlier) pieces() iter.Seq2[Sent, error] {
 // errEnough: the consumer wants no more.
 var errEnough = errors.New("enough")
 
-// maxJournalLine bounds a line: a part of 80 MiB has some ten pieces.
+// maxJournalLine bounds a line: it has at most maxHeld of records, and one more.
 const maxJournalLine = 64 * mib
 
 // parse reads the head and as many lines as are whole and follow each other. What
@@ -249,15 +261,27 @@ func (e *earlier) parse(r io.Reader, each func(journalPiece) error) error {
 		return fmt.Errorf("upload journal: no upload in the first line: %w", fs.ErrNotExist)
 	}
 	e.valid = int64(len(sc.Bytes())) + 1
+	ahead := int64(0) // bytes of lines that count only with a part that is to come
 	for sc.Scan() {
 		var l struct {
 			journalPart
 			journalNote
+			More []journalPiece `json:"more"`
 		}
 		if json.Unmarshal(sc.Bytes(), &l) != nil {
 			return nil
 		}
+		line := int64(len(sc.Bytes())) + 1
 		switch {
+		case l.More != nil:
+			if int(l.Part) != len(e.parts)+1 || !whole(l.More) {
+				return nil
+			}
+			if err := tell(each, l.More); err != nil {
+				return err
+			}
+			ahead += line
+			continue
 		case l.Done != nil:
 			e.done = l.Done
 		case l.Ack != 0:
@@ -274,21 +298,44 @@ func (e *earlier) parse(r io.Reader, each func(journalPiece) error) error {
 				return nil
 			}
 			e.parts = append(e.parts, priorPart{off: p.Off, len: p.Len, crc: p.CRC, copied: p.Copy != "", proof: p.Proof, open: p.Open})
-			for _, pc := range p.Pieces {
-				if each == nil {
-					break
-				}
-				if err := each(pc); err != nil {
-					return err
-				}
+			if err := tell(each, p.Pieces); err != nil {
+				return err
 			}
+			line, ahead = line+ahead, 0
 		}
-		e.valid += int64(len(sc.Bytes())) + 1
+		if ahead > 0 { // an acknowledgement between the two
+			ahead += line
+			continue
+		}
+		e.valid += line
 	}
 	if err := sc.Err(); err != nil {
 		return fmt.Errorf("upload journal: %w", err)
 	}
 	return nil
+}
+
+// tell gives pieces to each, where that is set.
+func tell(each func(journalPiece) error, pieces []journalPiece) error {
+	if each == nil {
+		return nil
+	}
+	for _, pc := range pieces {
+		if err := each(pc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whole tells whether pieces are ones that somebody noted.
+func whole(pieces []journalPiece) bool {
+	for _, pc := range pieces {
+		if pc.Len <= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // follows tells whether p is the part behind those that were read.
@@ -297,10 +344,8 @@ func (e *earlier) follows(p journalPart) bool {
 	if n := len(e.parts); n > 0 {
 		off = e.parts[n-1].off + e.parts[n-1].len
 	}
-	for _, pc := range p.Pieces {
-		if pc.Len <= 0 {
-			return false
-		}
+	if !whole(p.Pieces) {
+		return false
 	}
 	if p.Copy != "" && (p.Proof == nil || p.Proof.Off > p.Off || p.Proof.Off < 0 || p.Proof.Len < p.Off-p.Proof.Off+p.Len) {
 		return false

@@ -2,10 +2,12 @@ package uploader
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -208,4 +210,141 @@ func FuzzJournal(f *testing.F) {
 			off += p.len
 		}
 	})
+}
+
+// Pieces that are written before their part count with its line only, and are read
+// in order; acknowledgements of other parts may stand between.
+func TestPiecesAheadOfTheirPart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, err := createJournal(fsx.FS{}, path, testHead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	piece := func(id string) journalPiece {
+		return journalPiece{ID: id, Len: 10, CRC: "AAAAAAAAAAE=", Record: json.RawMessage(`{"n":1}`)}
+	}
+	part := func(n int32, pieces ...journalPiece) journalPart {
+		return journalPart{Part: n, Off: int64(n-1) * 100, Len: 100, CRC: "AAAAAAAAAAA=", Pieces: pieces}
+	}
+	read := func() (e *earlier, ids string) {
+		e, err := readJournal(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for p, err := range e.pieces() {
+			if err != nil || string(p.Record) != `{"n":1}` {
+				t.Fatalf("%+v, %v", p, err)
+			}
+			ids += p.ID
+		}
+		return e, ids
+	}
+	for _, step := range []struct {
+		do    func() error
+		parts int
+		ids   string
+	}{
+		{func() error { return j.more(1, []journalPiece{piece("a"), piece("b")}) }, 0, ""},
+		{func() error { return j.more(1, []journalPiece{piece("c")}) }, 0, ""},
+		{func() error { return j.append(part(1, piece("d"))) }, 1, "abcd"},
+		{func() error { return j.more(2, []journalPiece{piece("e")}) }, 1, "abcd"},
+		{func() error { return j.say(journalNote{Ack: 1, ETag: "e1"}) }, 1, "abcd"},
+		{func() error { return j.more(2, []journalPiece{piece("f")}) }, 1, "abcd"},
+		{func() error { return j.append(part(2)) }, 2, "abcdef"},
+		{func() error { return j.more(3, []journalPiece{piece("g")}) }, 2, "abcdef"},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		if e, ids := read(); len(e.parts) != step.parts || ids != step.ids {
+			t.Errorf("%d parts of %q, want %d of %q", len(e.parts), ids, step.parts, step.ids)
+		}
+	}
+	j.close()
+	// What is gone on with begins behind the last part, and says its pieces again.
+	e, _ := read()
+	if e.parts[0].etag != "e1" {
+		t.Errorf("%+v", e.parts)
+	}
+	if j, err = e.goOn(fsx.FS{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.more(3, []journalPiece{piece("h")}), j.append(part(3))); err != nil {
+		t.Fatal(err)
+	}
+	j.close()
+	if e, ids := read(); len(e.parts) != 3 || ids != "abcdefh" {
+		t.Errorf("%d parts of %q", len(e.parts), ids)
+	}
+	// Of a part that is not the next one nothing is taken.
+	if err := os.WriteFile(path, []byte(`{"format":1,"min_reader":1,"key":"k","upload_id":"u","part_size":100}`+"\n"+`{"part":2,"more":[{"len":1,"crc64nvme":"AAAAAAAAAAE="}]}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := readJournal(path); err != nil || len(e.parts) > 0 || e.valid > 80 {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// A part of very many tiny pieces costs neither memory nor a line of its size, and
+// is gone on with as any other.
+func TestAPartOfTinyPieces(t *testing.T) {
+	const pieces, record = 6000, 1 << 10
+	store, err := Open(t.Context(), Config{URL: "file://" + t.TempDir(), PartSize: 10 * pieces / 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	journal := filepath.Join(t.TempDir(), "journal")
+	text := json.RawMessage(`"` + strings.Repeat("r", record-2) + `"`)
+	broken := errors.New("broken")
+	put := func(upTo int) (again int, err error) {
+		_, err = store.Put(t.Context(), PutRequest{
+			Key: "k", Upper: 10 * pieces, Journal: journal,
+			Pieces: func(sent iter.Seq2[Sent, error]) iter.Seq2[Piece, error] {
+				return func(yield func(Piece, error) bool) {
+					n := 0
+					for s, err := range sent {
+						if want := fmt.Sprint(n); err != nil || s.ID != want || !bytes.Equal(s.Record, text) {
+							t.Errorf("piece %s is %q with a record of %d bytes, %v", want, s.ID, len(s.Record), err)
+						}
+						if !yield(Piece{ID: s.ID, Len: s.Len, CRC: s.CRC, Record: s.Record, Bytes: func(context.Context) ([]byte, error) { return fmt.Appendf(nil, "%010s", s.ID), nil }}, err) {
+							return
+						}
+						n++
+					}
+					for again = n; n < pieces; n++ {
+						if n == upTo {
+							yield(Piece{}, broken)
+							return
+						}
+						if !yield(Piece{ID: fmt.Sprint(n), Record: text, Bytes: func(context.Context) ([]byte, error) { return fmt.Appendf(nil, "%010d", n), nil }}, nil) {
+							return
+						}
+					}
+				}
+			},
+		})
+		return again, err
+	}
+	if _, err := put(pieces - 10); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	longest := 0
+	for line := range bytes.Lines(b) {
+		longest = max(longest, len(line))
+	}
+	if longest > 2*maxHeld || len(b) < pieces/2*record {
+		t.Errorf("a journal of %d bytes has a line of %d", len(b), longest)
+	}
+	kept, err := put(pieces)
+	if err != nil || kept != pieces/2 {
+		t.Fatalf("%d pieces were kept, %v", kept, err)
+	}
+	o, _, err := store.GetSmall(t.Context(), "k", 1<<20)
+	if err != nil || len(o) != 10*pieces || string(o[10*(pieces-1):]) != fmt.Sprintf("%010d", pieces-1) || string(o[:10]) != "0000000000" {
+		t.Errorf("%d bytes, %v", len(o), err)
+	}
 }

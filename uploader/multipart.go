@@ -44,7 +44,7 @@ func (s *s3Store) Put(ctx context.Context, r PutRequest) (Object, error) {
 		return Object{}, err
 	}
 	defer u.journal.close()
-	cut := cutter{size: u.partSize, limit: s.c.inFlight(u.partSize), note: u.note, send: u.send, copies: u.copies, copy: u.copy}
+	cut := cutter{size: u.partSize, limit: s.c.inFlight(u.partSize), note: u.note, more: u.journal.more, send: u.send, copies: u.copies, copy: u.copy}
 	if old != nil {
 		cut.prior = old.parts
 		u.adopt(old.parts)

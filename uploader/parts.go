@@ -25,7 +25,8 @@ type part struct {
 	from   *Range
 	shares []share        // what from consists of
 	proof  *proof         // of from
-	pieces []journalPiece // those that end in it
+	pieces []journalPiece // those that end in it, but for those that were noted before
+	held   int            // bytes of their records, about
 	open   *journalOpen   // the one that goes on behind it
 }
 
@@ -57,6 +58,9 @@ type cutter struct {
 	// called from several goroutines. A part's buffer is used again once send has
 	// returned nil.
 	note func(part) error
+	// more is called, in order, with pieces that end in the part of that number, which
+	// is noted later: of tiny pieces a part has very many. After it they are forgotten.
+	more func(number int32, pieces []journalPiece) error
 	send func(context.Context, part) error
 	copy func(context.Context, part) (done bool, err error)
 }
@@ -183,8 +187,10 @@ func (f *filling) take(p *Piece, b []byte) error {
 		from += n
 		// A piece is noted with the part that takes its last byte: with an earlier
 		// one the journal would claim what was not sent.
-		if from == p.Len {
-			f.cur.pieces = append(f.cur.pieces, journalPiece{ID: p.ID, Len: p.Len, CRC: crc.Base64(p.CRC), Record: p.Record})
+		if from == p.Len && f.prior() == nil {
+			if err := f.noted(p); err != nil {
+				return err
+			}
 		}
 		if f.cur.len < whole {
 			continue
@@ -197,6 +203,22 @@ func (f *filling) take(p *Piece, b []byte) error {
 		}
 	}
 	return nil
+}
+
+// maxHeld is how much of the records of a part's pieces is kept in memory, in bytes.
+const maxHeld = 1 << 20
+
+// noted takes a piece into the part in which it ends.
+func (f *filling) noted(p *Piece) error {
+	f.cur.pieces = append(f.cur.pieces, journalPiece{ID: p.ID, Len: p.Len, CRC: crc.Base64(p.CRC), Record: p.Record})
+	f.cur.held += len(p.Record) + 128
+	p.Record = nil // p may be kept for its bytes
+	if f.cur.held < maxHeld || f.c.more == nil {
+		return nil
+	}
+	err := f.c.more(f.cur.number, f.cur.pieces)
+	f.cur.pieces, f.cur.held = nil, 0
+	return err
 }
 
 // begin starts the next part.
