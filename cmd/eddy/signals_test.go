@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -11,6 +13,11 @@ import (
 // says so.
 func TestHangUp(t *testing.T) {
 	t.Parallel()
+	// A test that runs below nohup must not hand that on: what is handled here begins
+	// anew in a program that is started, what is ignored does not.
+	hears := make(chan os.Signal, 1)
+	signal.Notify(hears, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hears) })
 	for name, c := range map[string]struct {
 		before []string
 		ends   bool
