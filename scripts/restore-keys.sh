@@ -38,7 +38,10 @@
 # typed. A key that signs in two places, or a second time at a height, costs the
 # validator its stake. With --witness the script refuses while the key signs
 # anywhere, and writes a sign state above all that it may have signed; the node must
-# be started only when the chain has passed that height.
+# be started only when the chain has passed that height. With --no-witness nobody can
+# say what it has signed: it gets a sign state ten heights above the bundle's and the
+# newest backup's, unless this home has one of this key. Where all validators of a
+# chain come back so, docs/runbooks/whole-cluster.md has what is left to do.
 #
 # Exit codes: 0 done, 1 failed, 2 usage or no identity that fits, 10 no such bundle,
 # 11 another restore works here, 12 another node's bundle, or a key that may not be
@@ -316,7 +319,19 @@ living() {
   done
 }
 
-tip=0 plan=() found='' saved=eddy-saved-$(date -u +%Y%m%dT%H%M%SZ)
+# newest_backup sets newest to the height of the data in the store.
+newest_backup() {
+  local id
+  newest=0
+  small latest.txt "$work/latest.txt" || return 0
+  id=$(sed -n 's/^id //p' "$work/latest.txt")
+  [[ $id =~ ^[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9_.-]+$ ]] || die 13 "latest.txt names no backup"
+  small "data/$id/manifest.json" "$work/data.json" || die 13 "the newest backup, $id, has no manifest"
+  newest=$(sed -n '/^  "position": {/,/^  }/s/^    "index": \([0-9]\{1,18\}\),\{0,1\}$/\1/p' "$work/data.json")
+  [ -n "$newest" ] || die 13 "the manifest of $id tells no height"
+}
+
+tip=0 newest=0 key='' mine='' plan=() found='' saved=eddy-saved-$(date -u +%Y%m%dT%H%M%SZ)
 
 # where NAME is the place of a file.
 where() {
@@ -346,7 +361,10 @@ while IFS=$'\t' read -r name class _ mode _; do
       if [ -e "$to" ] && [ "$(secret "$to")" != "$(secret "$work/out/$name")" ]; then
         die 12 "$to is another validator's key" "look whose it is, and move it away yourself"
       fi
+      key=yes
+      if [ -e "$to" ]; then mine=yes; fi
       living
+      [ -z "$no_witness" ] || newest_backup
     fi
   fi
   if [ "$class" = 'node key' ] && [ -z "$other_node$into" ] && [ -e "$to" ] && [ "$(secret "$to")" != "$(secret "$work/out/$name")" ]; then
@@ -389,13 +407,18 @@ fi
 # ---- beside, then in -------------------------------------------------------
 
 # raise NAME puts the highest sign state that is known in place of the bundle's, and
-# above all that the chain has, where a witness tells.
+# above all that the chain has, where a witness tells; where none does, above all that is
+# known of it, unless the home has used the key itself.
 raise() {
   local file states=() h r s
   for file in "$work/out/$1" "$(where "$1")" "$home"/.eddy/{before,restore}-*/"${1#home/}"; do
     [ -e "$file" ] || continue
     states+=("$(sign_state "$file")") || die 12 "$file cannot be read as a sign state" "find out what happened to it"
   done
+  if [ -n "$no_witness" ] && { [ -z "$mine" ] || [ ! -e "$(where "$1")" ]; }; then
+    h=$(printf '%s\n' "$tip" "$newest" "${states[@]}" | sort -n | tail -n 1)
+    tip=${h%% *}
+  fi
   [ "$tip" -eq 0 ] || states+=("$((tip + 10)) 2147483647 3")
   read -r h r s < <(printf '%s\n' "${states[@]}" | sort -k1,1n -k2,2n -k3,3n | tail -n 1)
   for file in "$(where "$1")" "$work/out/$1"; do # with its signature, where it is one of them
@@ -449,8 +472,10 @@ done
 coming=()
 sync
 say "restored ${#plan[@]} file(s) of $id of $node; what differed is kept as NAME.$saved"
-if [ -n "$address" ] && [ "$tip" -gt 0 ]; then
+if [ -n "$key" ] && [ -n "$no_witness" ] && [ "$tip" -gt 0 ]; then
+  say "THE VALIDATOR KEY is here. What it has signed nobody knows: it signs nothing up to height $((tip + 10)), and no node may be started with it where another has it. If the whole chain comes back like this, no block will be made before it is taken back: docs/runbooks/whole-cluster.md."
+elif [ -n "$key" ] && [ "$tip" -gt 0 ]; then
   say "THE VALIDATOR KEY is here. Start the node only when the chain has passed height $((tip + 10)), and nowhere else with this key."
-elif [ -n "$address" ]; then
-  say "THE VALIDATOR KEY is here, with the highest sign state that was found. What was signed after the bundle was made nobody knows: start no second node with this key, and none before you are sure."
+elif [ -n "$key" ]; then
+  say "THE VALIDATOR KEY is here: start no second node with it."
 fi

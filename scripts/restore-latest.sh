@@ -16,6 +16,7 @@
 #   --signer KEY     public key, or its PEM file: take only what it has signed
 #                    (needs openssl 3)
 #   --owner U:G      owner of the restored files (root only; default: DIR's owner)
+#   --lost FROM-TO   heights that are given up: see below
 #   --dry-run        say what is there and what would happen, change nothing
 #   --yes            replace live data without asking
 #
@@ -34,9 +35,16 @@
 # one thing that must never go back: the highest that this home has is carried
 # over; where a validator key has none, the script stops and says what to do.
 #
+# A whole chain goes back where no node has its later blocks any more: read
+# docs/runbooks/chain-rollback.md first. Every node, before any is started, runs
+#   EVERY_VALIDATOR_GOES_BACK_TO=HEIGHT restore-latest.sh ... --id ID --lost FROM-TO
+# with the height of that backup, and the heights that the chain loses. Only so does
+# a sign state above HEIGHT become the last one of HEIGHT. Without --lost it says
+# what this node knows of, changes nothing, and ends with 16.
+#
 # Exit codes: 0 done, 1 failed, 2 usage or no identity that fits, 10 no such backup, 11 another restore
-# works here, 12 the node is running or its sign state is missing, 13 the backup
-# is corrupt, 14 the store does not answer, 16 not confirmed.
+# works here, 12 the node is running, or its sign state is missing or somebody else's,
+# 13 the backup is corrupt, 14 the store does not answer, 16 not confirmed.
 
 set -euo pipefail
 export LC_ALL=C
@@ -112,11 +120,11 @@ read_manifest() {
 
 # ---- arguments -------------------------------------------------------------
 
-store='' cluster='' home='' id='' endpoint='' owner='' signer='' dry='' yes=''
+store='' cluster='' home='' id='' endpoint='' owner='' signer='' lost='' dry='' yes=''
 identities=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --store | --cluster | --home | --id | --endpoint | --owner | --signer)
+    --store | --cluster | --home | --id | --endpoint | --owner | --signer | --lost)
       [ $# -ge 2 ] || { usage; die 2 "$1 needs a value"; }
       printf -v "${1#--}" %s "$2"
       shift
@@ -142,6 +150,14 @@ fi
 
 id_form='^[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9_.-]{3,25}-[0-9a-f]{6}$'
 [ -z "$id" ] || [[ $id =~ $id_form ]] || die 2 "$id is not the id of a backup"
+
+back=${EVERY_VALIDATOR_GOES_BACK_TO:-}
+if [ -n "$back" ]; then
+  [[ $back =~ ^[1-9][0-9]{0,17}$ ]] || die 2 "EVERY_VALIDATOR_GOES_BACK_TO: $back is no height"
+  [ -n "$id" ] || die 2 "EVERY_VALIDATOR_GOES_BACK_TO is set, and no --id" "the latest backup may be another one tomorrow; and where no chain is taken back: unset it"
+elif [ -n "$lost" ]; then
+  die 16 "--lost takes a whole chain back: every validator signs heights a second time" "read docs/runbooks/chain-rollback.md; it is EVERY_VALIDATOR_GOES_BACK_TO=HEIGHT that says so"
+fi
 
 base=${store%/}/$cluster
 case $store in
@@ -307,10 +323,13 @@ undo_swap() {
       mv -T "$home/$name" "$new/$name" || return
     fi
   done <"$marker"
-  rm -f "$marker"
+  rm -f "$new.rollbacks" "$marker"
   rmdir "$before"
   sync -f "$home"
 }
+
+# noted puts the list of rollbacks into its place, where a swap has brought one.
+noted() { [ ! -e "$new.rollbacks" ] || mv -T "$new.rollbacks" "$eddydir/rollbacks.json"; }
 
 # finish_swap deals with the marker of a swap that was killed. Where every new
 # entry is in place the swap was over, and a node may have run since: that is
@@ -322,6 +341,7 @@ finish_swap() {
     if [ -e "$new/$name" ] || [ -L "$new/$name" ]; then left=$((left + 1)); fi
   done
   if [ "$left" -eq 0 ]; then
+    noted
     rm -f "$marker"
     rmdir "$new"
     say "an earlier restore was killed when it had replaced everything: it stands"
@@ -469,6 +489,13 @@ else
 fi
 say "backup $id of $cluster: ${#volumes[@]} volume(s), $total bytes stored, $files files"
 
+# position NAME is what the manifest says of where the backup stands.
+position() { sed -n '/^  "position": {/,/^  }/p' "$work/manifest.json" | sed -n "s/^    \"$1\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p"; }
+
+if [ -n "$back" ] && { [ "$(position kind)" != cometbft ] || [ "$(position index)" != "$back" ]; }; then
+  die 16 "the chain is to go back to height $back, and $id is of $(position kind) $(position index)" "the height that was agreed on, and the backup that ends there"
+fi
+
 # ---- what the home has -----------------------------------------------------
 
 if [ ! -d "$eddydir" ] && [ -z "$dry" ]; then
@@ -505,24 +532,54 @@ fi
 # The highest sign state that this home has: in its data, set aside before, or in
 # what a killed restore left. Whoever signs below it signs twice. A Loom home has it
 # below chaindata.
-states=()
+states=() h=0 r=0 s=0
 for file in "$home"/{,chaindata/}data/priv_validator_state.json "$eddydir"/{before,restore}-*/{,chaindata/}data/priv_validator_state.json; do
   [ -e "$file" ] || continue
   states+=("$(sign_state "$file")") || die 12 "$file cannot be read as a sign state" "it decides what this node may sign; find out what happened to it before restoring"
 done
-state=''
+state='' has_key='' old=$home/chaindata/config/priv_validator.json
+if [ -e "$home/config/priv_validator_key.json" ] || [ -e "$home/chaindata/config/priv_validator_key.json" ]; then has_key=yes; fi
+
+# take_back sets the sign state of a node whose whole chain goes back: one above that
+# height becomes its last one, and so does that of a key which has none.
+take_back() {
+  local least=$((h > back ? h : back + 1)) file
+  [ ! -e "$old" ] || die 12 "$old has key and sign state in one, which a script does not lower" "take eddy: \`eddy restore $id --rollback-chain $back\`"
+  for file in "$home"/{,chaindata/}config/config.toml; do
+    if grep -qsE "^[[:space:]]*priv_validator_laddr[[:space:]]*=[[:space:]]*[\"'][^\"']" "$file"; then
+      die 12 "somebody else signs for this node (priv_validator_laddr in $file)" "take that signer's state back first, by its maker's instructions; then empty the line for the time of the rollback"
+    fi
+  done
+  if [[ ! $lost =~ ^$((back + 1))-([1-9][0-9]{0,17})$ ]] || [ "${BASH_REMATCH[1]}" -lt "$least" ]; then
+    die 16 "the lost heights are $((back + 1))-$least, by what this node knows${lost:+, and not $lost}" "the highest that any node knows is what every one types: --lost $((back + 1))-HIGHEST"
+  fi
+  say "THE WHOLE CHAIN GOES BACK to height $back: blocks $lost are given up"
+  if [ "$h" -gt "$back" ] || [ -z "$state" ]; then
+    [ -n "$state$has_key" ] || return 0
+    [ -z "$state" ] || say "the sign state of this home was height $h round $r step $s"
+    printf '{"height": "%s", "round": 2147483647, "step": 3}\n' "$back" >"$work/priv_validator_state.json"
+    say "it becomes height $back round 2147483647 step 3"
+    state=lowered
+  else
+    cp -p "$state" "$work/priv_validator_state.json"
+  fi
+}
+
 if [ ${#states[@]} -gt 0 ]; then
   read -r h r s state < <(printf '%s\n' "${states[@]}" | sort -k1,1n -k2,2n -k3,3n | tail -n 1)
+fi
+if [ -n "$back" ]; then
+  take_back
+elif [ -n "$state" ]; then
   say "the sign state of this home, height $h round $r step $s, is carried over from ${state#"$home"/}"
   cp -p "$state" "$work/priv_validator_state.json"
-elif [ -e "$home/config/priv_validator_key.json" ] || [ -e "$home/chaindata/config/priv_validator_key.json" ]; then
+elif [ -n "$has_key" ]; then
   die 12 "$home has a validator key and no sign state (data/priv_validator_state.json)" \
     "this key may have signed heights above the backup's. Find the newest copy of its sign state. Where there is none, ask a living node for the chain's height, take the larger of that and the backup's, add 10 (the floor), write {\"height\": \"FLOOR\", \"round\": 2147483647, \"step\": 3} to data/priv_validator_state.json there, and start the node only when the chain has passed the floor. Never write height 0"
 fi
 
 # The key file of old is its own sign state and stays where it is: no copy of it that
 # lies here may have gone further.
-old=$home/chaindata/config/priv_validator.json
 for file in "$eddydir"/{before,restore}-*/chaindata/config/priv_validator.json; do
   if [ ! -e "$file" ] || [ ! -e "$old" ]; then continue; fi
   if ! live=$(sign_state "$old") || ! copy=$(sign_state "$file"); then
@@ -570,7 +627,7 @@ fi
 # ---- extract beside, compare, swap -----------------------------------------
 
 new=$eddydir/restore-$id before=$eddydir/before-$id marker=$eddydir/restore-$id.swap
-rm -rf "$new" "$marker.part"
+rm -rf "$new" "$new.rollbacks" "$marker.part"
 mkdir "$new"
 case $store in
   file://*) ;;
@@ -597,6 +654,27 @@ esac
 corrupt() {
   [ -z "$keep" ] || rm -rf "$parts"
   die 13 "$@"
+}
+
+# note_rollback makes the list that eddy reads in a home, of when its chain was taken
+# back: those that the home, or else the backup, knows of, and this one. It gets its
+# name when the data are there.
+note_rollback() {
+  local file=$eddydir/rollbacks.json list at now
+  now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+  if grep -qs '"at"' "$file"; then
+    list=$(tr '\n' ' ' <"$file" | sed -n 's/^\(.*"min_reader": 1,.*}\) *\] *} *$/\1/p')
+    [ -n "$list" ] || die 1 "$file cannot be read as the list of rollbacks" "write it as it is on another node of the chain; where there was no rollback, remove it"
+    list+=,
+  else
+    list='{"format": 1, "min_reader": 1, "rollbacks": ['
+    for at in $(field '  ' incarnation | tr @ '\n' | sed 1d); do
+      list+="{\"at\": $at, \"time\": \"$now\", \"before\": \"before-$id\"},"
+    done
+  fi
+  printf '%s\n' "$list {\"at\": $back, \"lost\": ${lost#*-}, \"time\": \"$now\", \"before\": \"before-$id\"}]}" >"$new.rollbacks"
+  [ "$(id -u)" -ne 0 ] || chown "$owner" "$new.rollbacks"
+  sync -f "$new.rollbacks"
 }
 
 say "extracting"
@@ -651,6 +729,7 @@ sync -f "$new"
 
 mkdir "$before"
 [ "$(id -u)" -ne 0 ] || chown "$owner" "$before"
+[ -z "$back" ] || note_rollback
 printf '%s\0' "${tops[@]}" >"$marker.part"
 sync -f "$marker.part"
 mv -T "$marker.part" "$marker"
@@ -660,6 +739,7 @@ for name in "${tops[@]}"; do
   mv -T "$new/$name" "$home/$name"
 done
 swapping=''
+noted
 sync -f "$home"
 rm -f "$marker"
 made_eddydir=''
@@ -679,3 +759,4 @@ if [ -z "$state" ] && [ -z "$encrypted" ] && [ ! -e "$old" ]; then
   say "there is no sign state and no validator key: a new node makes both at its first start."
   say "Before you put a validator key here, put its newest priv_validator_state.json into $data."
 fi
+[ -z "$back" ] || say "Start this node when every validator has been taken back to height $back, and not before."
