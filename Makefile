@@ -79,7 +79,7 @@ $(WASMD)/wasmd:
 
 test: deps bin/lab ## all tests, those against the two real S3 servers included
 	$(GOTEST) -tags $(TAGS) $$($(GO) list ./... $(LABDIRS:%=| grep -v /%))
-	$(LAB) $(GOTEST) -tags '$(TAGS) lab' $(LABPKGS)
+	$(LAB) $(GOTEST) -timeout 30m -tags '$(TAGS) lab' $(LABPKGS)
 	bin/lab s3 --server minio -- $(GOTEST) -tags '$(TAGS) lab' ./uploader/... ./scripts/... ./internal/job/...
 	bin/lab s3 --server minio -- $(GOTEST) -tags '$(TAGS) lab' -run 'TestLabScripts/^(canary-)?s3$$' ./cmd/eddy
 	cd lab && $(GOTEST) -tags '$(TAGS) lab' ./...

@@ -466,7 +466,11 @@ done
 sync
 for name in "${plan[@]}"; do
   to=$(where "$name")
-  if [ -e "$to" ]; then ln -T "$to" "$to.$saved"; fi
+  if [ -e "$to" ]; then
+    keep=$to.$saved again=1
+    while [ -e "$keep" ]; do again=$((again + 1)) keep=$to.$saved-$again; done # twice in a second
+    ln -T "$to" "$keep"
+  fi
   mv -T "${to%/*}/.${to##*/}.eddy-coming-$id" "$to"
 done
 coming=()

@@ -366,6 +366,9 @@ func (r *KeysRestore) compare(f *KeysFile, e bundle.Entry, stamp string) error {
 		return nil
 	}
 	f.Action, f.Saved = keysReplace, f.To+".eddy-saved-"+stamp
+	for n := 2; exists(f.Saved); n++ { // twice in a second
+		f.Saved = fmt.Sprintf("%s.eddy-saved-%s-%d", f.To, stamp, n)
+	}
 	return nil
 }
 

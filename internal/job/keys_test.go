@@ -273,6 +273,16 @@ func TestKeysComeBack(t *testing.T) {
 	if saved := get(t, filepath.Join(home, "config", "app.toml.eddy-saved-20261120T120000Z")); saved != "mine" {
 		t.Errorf("saved: %q", saved)
 	}
+	// Once more in the same second: both are kept.
+	put(t, filepath.Join(home, "config", "app.toml"), "mine again")
+	if out, err = r.Run(t.Context()); err != nil || out.Changed != 1 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	for name, want := range map[string]string{"": "mine", "-2": "mine again"} {
+		if saved := get(t, filepath.Join(home, "config", "app.toml.eddy-saved-20261120T120000Z"+name)); saved != want {
+			t.Errorf("saved%s: %q", name, saved)
+		}
+	}
 	if get(t, filepath.Join(home, "config", "config.toml")) != "mine too" {
 		t.Error("--only has let something else through")
 	}
