@@ -246,7 +246,7 @@ func harms(t testing.TB, backend dbm.BackendType) []harm {
 			for _, n := range []string{"state.db", "blockstore.db", "application.db"} {
 				d.replace(n, d.early)
 			}
-		}, StageChain, Position, Options{Height: 30}},
+		}, StageChain, Position, Options{Height: own.height + 20}},
 		{"it is of another fork", func(*dump, int64) {}, StageChain, Position, Options{AppHash: []byte{1, 2, 3}}},
 		{"its history began at another time", func(*dump, int64) {}, StageChain, Beginning, Options{Genesis: &Genesis{ChainID: own.id, Time: time.Unix(1, 0), InitialHeight: 1}}},
 	}
