@@ -100,16 +100,7 @@ func (a *app) restoreKeys(ctx context.Context, f keysRestoreFlags, sel string) (
 			return none, errorsJoinUsage(err)
 		}
 	}
-	if r.Identities, err = a.readIdentities(); err != nil {
-		return none, err
-	}
-	if len(r.Identities) == 0 {
-		return none, hint.Add(fmt.Errorf("%w: none was named", bundle.ErrIdentity), "say -i FILE, or set "+identityVar+"; the recovery sheet says where the identity is kept")
-	}
-	if r.Catalog, err = a.openTrusted(ctx, c, f.signers); err != nil {
-		return none, err
-	}
-	if r.Node, err = oneNode(ctx, r.Catalog, f.node); err != nil {
+	if err := a.bundleOf(ctx, c, &r, f.node, f.signers); err != nil {
 		return none, err
 	}
 	r.Confirm = func(plan []job.KeysFile) error {
@@ -132,4 +123,19 @@ func (a *app) restoreKeys(ctx context.Context, f keysRestoreFlags, sel string) (
 		return a.confirm(fmt.Sprintf("write these %d files, keys among them, into %s and their other places", writes, r.Home), c.Cluster)
 	}
 	return r.Run(ctx)
+}
+
+// bundleOf fills in where the bundle of a node is, and who opens it.
+func (a *app) bundleOf(ctx context.Context, c *config.Config, r *job.KeysRestore, node string, signers []string) (err error) {
+	if r.Identities, err = a.readIdentities(); err != nil {
+		return err
+	}
+	if len(r.Identities) == 0 {
+		return hint.Add(fmt.Errorf("%w: none was named", bundle.ErrIdentity), "say -i FILE, or set "+identityVar+"; the recovery sheet says where the identity is kept")
+	}
+	if r.Catalog, err = a.openTrusted(ctx, c, signers); err != nil {
+		return err
+	}
+	r.Node, err = oneNode(ctx, r.Catalog, node)
+	return err
 }

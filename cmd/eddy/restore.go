@@ -29,6 +29,8 @@ type restoreFlags struct {
 	signers               []string
 	rollback              uint64
 	lost                  string
+	keys, node            string
+	otherNode             bool
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -46,6 +48,12 @@ node is stopped, names are exchanged, and it is started again. Config, keys and 
 sign state stay as they are. What was there before is kept: --undo brings it back,
 --forget removes it. A restore that was killed is gone on with by the next one, and
 nothing starts the node between two of its steps.
+
+With --keys the node's keys and configuration come back behind the data, in the same
+run: killed anywhere, the next run goes on, and nothing starts the node before both are
+there. The plan is shown first, file by file. The node is left down: look at the
+addresses (eddy keys check, eddy keys peers), then start it. What signs blocks stays in
+the bundle, eddy keys restore --with-validator-key is for that.
 
 A restore never takes a chain back: where blocks above the backup's would be lost for
 good it refuses. That decision is --rollback-chain, with the lost heights typed in, on
@@ -71,6 +79,9 @@ every node of the chain (docs/runbooks/chain-rollback.md).`,
 	c.Flags().BoolVar(&f.acceptFailed, "accept-failed", false, "restore it although a proof of it failed")
 	c.Flags().StringArrayVar(&f.signers, "signer", nil, "public key, or its PEM file: take only what it has signed (repeatable; default: signers)")
 	c.Flags().BoolVar(&f.overwrite, "overwrite-live", false, "let a dump replace what lives (swarm, zookeeper, etcd, consul)")
+	c.Flags().StringVar(&f.keys, "keys", "", "restore this bundle of keys and configuration, too: latest, an id, before:TIME (needs -i)")
+	c.Flags().StringVar(&f.node, "node", "", "with --keys: whose bundle (default: the only node that has any)")
+	c.Flags().BoolVar(&f.otherNode, "other-node", false, "with --keys: allow the bundle of another node: this home becomes that one")
 	c.Flags().Uint64Var(&f.rollback, "rollback-chain", 0, "take the whole chain back to this height, the backup's: sign states are lowered, the node stays down")
 	c.Flags().StringVar(&f.lost, "lost", "", "FIRST-LAST: the heights that --rollback-chain gives up, typed; --yes does not stand for it")
 	c.Flags().BoolVar(&f.undo, "undo", false, "bring back what was there before the newest restore in place")
@@ -92,6 +103,10 @@ func (f restoreFlags) check(args []string) error {
 		return errors.New("--rollback-chain replaces a node's data by a backup: without --into, --undo and --forget")
 	case f.lost != "" && f.rollback == 0:
 		return errors.New("--lost is for --rollback-chain HEIGHT")
+	case f.keys == "" && (f.node != "" || f.otherNode):
+		return errors.New("--node and --other-node are for --keys SEL")
+	case f.keys != "" && (f.undo || f.forget || len(f.only) > 0):
+		return hint.Add(errors.New("--keys is for a whole restore: without --only, --undo and --forget"), "`eddy keys restore` brings back single files of a bundle")
 	case f.into == "" && len(f.only) > 0:
 		return hint.Add(errors.New("--only needs --into: a node's data are replaced whole"), "name an empty or absent directory")
 	}
@@ -115,6 +130,33 @@ func (a *app) newRestore(ctx context.Context, c *config.Config, f restoreFlags, 
 		if r.Owner, err = job.ParseOwner(f.owner); err != nil {
 			return r, errorsJoinUsage(err)
 		}
+	}
+	if f.keys != "" {
+		r.Keys, err = a.keysBeside(ctx, c, f)
+	}
+	return r, err
+}
+
+// keysBeside is the bundle that is restored with the data. What is asked in place is
+// asked once for both, behind its plan. --owner means the data: of a bundle each file
+// has its own, a unit's is root.
+func (a *app) keysBeside(ctx context.Context, c *config.Config, f restoreFlags) (*job.KeysRestore, error) {
+	r := &job.KeysRestore{Selector: f.keys, Root: "/", OtherNode: f.otherNode, Events: a.ui, Now: time.Now}
+	if err := a.bundleOf(ctx, c, r, f.node, f.signers); err != nil {
+		return nil, err
+	}
+	r.Confirm = func(plan []job.KeysFile) error {
+		writes := 0
+		for _, p := range plan {
+			a.ui.Emit(p)
+			if p.Writes() {
+				writes++
+			}
+		}
+		if f.into == "" || writes == 0 {
+			return nil
+		}
+		return a.confirm(fmt.Sprintf("restore %s into %s, and write these %d files, keys among them", f.keys, f.into, writes), c.Cluster)
 	}
 	return r, nil
 }
@@ -162,7 +204,7 @@ func (a *app) restoreInPlace(ctx context.Context, f restoreFlags, args []string)
 		return err
 	}
 	r := &job.Replace{
-		Replica: rep, Workdir: job.Workdir{Dir: c.Workdir}, NoStart: f.noStart || f.rollback > 0,
+		Replica: rep, Workdir: job.Workdir{Dir: c.Workdir}, NoStart: f.noStart || f.rollback > 0 || f.keys != "",
 		RollbackTo:  f.rollback,
 		ConfirmLost: func(first, known uint64) (uint64, error) { return a.confirmLost(f.lost, first, known) },
 		Confirm: func(there, comes string) error {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -213,6 +214,9 @@ func (w *world) swept() {
 	}))
 	for _, key := range w.server.Keys() {
 		rest := strings.TrimPrefix(key, prefix)
+		if strings.HasPrefix(rest, "keys/") { // a bundle stays
+			continue
+		}
 		id := idForm.FindString(rest)
 		_, good := w.good[id]
 		if !good && id != "" || strings.HasPrefix(rest, "runs/") || !w.lax && strings.HasPrefix(rest, "probe/") {
@@ -242,8 +246,7 @@ func (w *world) backedUp() {
 // finished tells whether all of a restore is in place, and nothing of its work is
 // left: a run that died there had nothing left to do.
 func (w *world) finished() bool {
-	names, err := os.ReadDir(w.into)
-	if err != nil || len(names) != 1 || names[0].Name() != "data" {
+	if !w.only() {
 		return false
 	}
 	for _, want := range w.node.at {
@@ -263,11 +266,29 @@ func (w *world) restored() {
 	if err := differ(read(filepath.Join(w.into, "data"), "data"), w.node.at[newest]); err != nil {
 		w.broken("I8", "restored: %v", err)
 	}
-	names, err := os.ReadDir(w.into)
-	must(err)
-	if len(names) != 1 {
-		w.broken("I8", "restored: %v beside the data", names)
+	if !w.only() {
+		w.broken("I8", "restored: it does not hold the data, and nothing else")
 	}
+	if w.keys != nil {
+		if wrong := configured(w.into); wrong != "" {
+			w.broken("I8", "restored: %s", wrong)
+		}
+	}
+}
+
+// only tells whether the target holds the data, beside them the configuration
+// where one is restored, and nothing else.
+func (w *world) only() bool {
+	want := []string{"data"}
+	if w.keys != nil {
+		want = []string{"config", "data"}
+	}
+	entries, err := os.ReadDir(w.into)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return err == nil && slices.Equal(names, want)
 }
 
 // replaced: the node was started with the newest backup, and runs.

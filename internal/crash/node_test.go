@@ -42,6 +42,7 @@ type node struct {
 	next    int    // number of the next table
 	signed  uint64 // the highest height that it ever signed
 	from    uint64 // height of the data with which it was last started
+	moniker string // config.toml that goes with its data; "": nobody looks
 	broken  func(invariant, format string, args ...any)
 }
 
@@ -132,6 +133,14 @@ func (n *node) run() {
 	}
 	if n.from == 0 {
 		n.broken("I8", "the node was started with data that are neither what it had nor a backup")
+	}
+	if n.moniker != "" {
+		if n.from < n.height { // a backup's
+			n.moniker = bundled
+		}
+		if b, err := os.ReadFile(filepath.Join(n.home, "config/config.toml")); err != nil || string(b) != n.moniker {
+			n.broken("I8", "the node was started at %d of %d with the other configuration: %s %v", n.from, n.height, b, err)
+		}
 	}
 	n.running, n.height = true, n.from
 	n.live()

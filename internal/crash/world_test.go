@@ -21,6 +21,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/s3fake"
 	"github.com/eddy-backup/eddy/internal/ui"
+	"github.com/eddy-backup/eddy/snapshot/bundle"
 	"github.com/eddy-backup/eddy/uploader"
 )
 
@@ -48,6 +49,7 @@ type world struct {
 	parts   int  // of a planted bug
 	lax     bool // something was refused: what could not be removed may be left
 	sound   map[string]bool
+	keys    bundle.Identities // of the bundle that is restored with the data; nil: none is
 
 	arrived map[uint64]bool // parts that an earlier process has sent, by place and content
 	again   int64           // bytes of them that were sent again
@@ -199,7 +201,7 @@ func (w *world) restore(ctx context.Context, im *image) error {
 		w.whole = false
 	}
 	store, catalog := w.open(ctx, im)
-	r := &job.Restore{Store: store, Catalog: catalog, Selector: "latest", Into: w.into, Events: silent{}, Now: time.Now, FS: im.fs()}
+	r := &job.Restore{Store: store, Catalog: catalog, Selector: "latest", Into: w.into, Keys: w.keysRestore(im), Events: silent{}, Now: time.Now, FS: im.fs()}
 	_, err := r.Run(ctx)
 	w.whole = err == nil
 	return done(err)
@@ -226,7 +228,7 @@ func (w *world) replacer(ctx context.Context, im *image) *job.Replace {
 		rep = w.planted.replaceable(rep)
 	}
 	return &job.Replace{
-		Restore: job.Restore{Store: store, Catalog: catalog, Selector: "latest", Events: silent{}, Now: time.Now, FS: im.fs()},
+		Restore: job.Restore{Store: store, Catalog: catalog, Selector: "latest", Keys: w.keysRestore(im), Events: silent{}, Now: time.Now, FS: im.fs()},
 		Replica: rep, Workdir: w.workdir(im), Confirm: func(string, string) error { return nil },
 	}
 }
@@ -281,6 +283,8 @@ var scenarios = []scenario{
 		}
 		im.exit()
 	}, backupVerb, (*world).backedUp},
+	{"restore with keys", "", bundledToo, func(w *world) func(context.Context, *image) error { return w.restore }, (*world).restored},
+	{"restore in place with keys", "", bundledToo, func(w *world) func(context.Context, *image) error { return w.replace }, (*world).replacedWithKeys},
 	{"expire", "", func(t *testing.T, w *world) {
 		backups(3)(t, w)
 		time.Sleep(100 * time.Hour)

@@ -120,6 +120,8 @@ type Restored struct {
 	HeldSeconds  float64  `json:"held_seconds,omitempty"`
 	Follows      bool     `json:"follows,omitempty"` // in place: the node was seen beyond the backup's height
 	Next         []string `json:"next,omitempty"`    // what is left to do by hand
+	// Keys is what of keys and configuration was restored in the same run.
+	Keys *KeysRestored `json:"keys,omitempty"`
 }
 
 // MessageType implements ui.Event.
@@ -143,6 +145,9 @@ func (r Restored) Line() string {
 	}
 	for _, n := range r.Next {
 		s += "\n  next: " + n
+	}
+	if r.Keys != nil {
+		s += "\n" + r.Keys.Line()
 	}
 	return s
 }

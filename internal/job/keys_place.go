@@ -26,6 +26,7 @@ import (
 // all of it is in its place. Whoever finds it goes on, without the bundle.
 type keysPlace struct {
 	fs      fsx.FS
+	home    string
 	journal string
 	lock    *fsx.Lock
 	made    []string // directories, to be removed where nothing came of it
@@ -34,30 +35,37 @@ type keysPlace struct {
 type keysJournal struct {
 	Format    int        `json:"format"`
 	MinReader int        `json:"min_reader"`
-	ID        string     `json:"id"`
+	ID        string     `json:"id"`             // of the bundle
+	Swap      string     `json:"swap,omitempty"` // the exchange of data that it is part of
 	Moves     []keysMove `json:"moves"`
 }
 
 // keysMove is one file: what is at To becomes Saved ("": nothing is there), what is at
-// From becomes To.
+// From ("": nothing comes) becomes To.
 type keysMove struct {
 	From  string `json:"from"`
 	To    string `json:"to"`
 	Saved string `json:"saved,omitempty"`
 }
 
-// keysComing is in the names of files that are to take a place.
-const keysComing = ".eddy-coming-"
+const (
+	keysLock   = "keys.lock"     // in the StageDir of a home
+	keysComing = ".eddy-coming-" // in the names of files that are to take a place
+)
+
+func placeOf(fsys fsx.FS, home string) *keysPlace {
+	return &keysPlace{fs: fsys, home: home, journal: filepath.Join(home, snapshot.StageDir, "keys.json")}
+}
 
 // claimPlace admits one restore of keys into a home at a time, and makes it where it
 // is absent.
 func claimPlace(fsys fsx.FS, home string) (*keysPlace, error) {
 	dir := filepath.Join(home, snapshot.StageDir)
-	p := &keysPlace{fs: fsys, journal: filepath.Join(dir, "keys.json")}
+	p := placeOf(fsys, home)
 	if err := p.mkdir(dir); err != nil {
 		return nil, hint.Add(fmt.Errorf("the node's home: %w", err), "run eddy as root, or as the node's user")
 	}
-	name := filepath.Join(dir, "keys.lock")
+	name := filepath.Join(dir, keysLock)
 	lock, err := fsx.TryLock(name)
 	if err == nil {
 		// Who had it before has removed the file: only the one that is there counts.
@@ -101,9 +109,10 @@ func (p *keysPlace) mkdir(dir string) error {
 	return p.fs.SyncDir(filepath.Dir(dir))
 }
 
-// put writes all that a plan names beside its places, then moves it in.
-func (p *keysPlace) put(ctx context.Context, b *bundle.Bundle, plan []KeysFile) (err error) {
-	j := keysJournal{Format: stateFormat, MinReader: stateMinReader, ID: b.Contents.ID}
+// stage writes all that a plan names beside its places, and the journal that moves it
+// in: by finish, or, where it has the id of a swap, once that has gone forward.
+func (p *keysPlace) stage(ctx context.Context, d decided, swap string) (err error) {
+	j := keysJournal{Format: stateFormat, MinReader: stateMinReader, ID: d.bundle.Contents.ID, Swap: swap}
 	durable := false
 	defer func() {
 		for _, m := range j.Moves {
@@ -116,12 +125,12 @@ func (p *keysPlace) put(ctx context.Context, b *bundle.Bundle, plan []KeysFile) 
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		m := keysMove{From: filepath.Join(filepath.Dir(f.To), "."+filepath.Base(f.To)+keysComing+b.Contents.ID), To: f.To, Saved: f.Saved}
+		m := keysMove{From: filepath.Join(filepath.Dir(f.To), "."+filepath.Base(f.To)+keysComing+j.ID), To: f.To, Saved: f.Saved}
 		j.Moves = append(j.Moves, m)
 		return p.write(f, m.From, in)
 	}
 	todo := map[string]KeysFile{}
-	for _, f := range plan {
+	for _, f := range d.plan {
 		switch {
 		case !f.Writes():
 		case f.data != nil:
@@ -131,7 +140,7 @@ func (p *keysPlace) put(ctx context.Context, b *bundle.Bundle, plan []KeysFile) 
 		}
 	}
 	if err == nil {
-		err = b.Each(func(e bundle.Entry, in io.Reader) error {
+		err = d.bundle.Each(func(e bundle.Entry, in io.Reader) error {
 			f, ok := todo[e.Name]
 			if !ok {
 				return nil
@@ -139,22 +148,27 @@ func (p *keysPlace) put(ctx context.Context, b *bundle.Bundle, plan []KeysFile) 
 			return write(f, in)
 		})
 	}
-	if err != nil {
-		return fmt.Errorf("nothing was replaced: %w", err)
+	for _, m := range j.Moves { // the journal's word is that they are there
+		if err == nil {
+			err = p.fs.SyncDir(filepath.Dir(m.From))
+		}
 	}
-	if len(j.Moves) == 0 {
-		return nil
-	}
-	text, err := json.MarshalIndent(j, "", "  ")
-	if err == nil {
-		err = p.fs.WriteFileAtomic(p.journal, text, 0o600)
+	if err == nil && len(j.Moves) > 0 {
+		err = p.keep(j)
 	}
 	if err != nil {
 		return fmt.Errorf("nothing was replaced: %w", err)
 	}
 	durable = true
-	_, err = p.finish()
-	return err
+	return nil
+}
+
+func (p *keysPlace) keep(j keysJournal) error {
+	text, err := json.MarshalIndent(j, "", "  ")
+	if err != nil {
+		return err
+	}
+	return p.fs.WriteFileAtomic(p.journal, text, 0o600)
 }
 
 // write makes one file, whole and durable, under a name that nobody reads.
@@ -188,34 +202,75 @@ func (p *keysPlace) write(f KeysFile, name string, in io.Reader) (err error) {
 	return err
 }
 
-// finish goes on where a journal says, and tells how many files it moved. At every
-// moment each place holds the file of before or the one that came. What is to be saved
-// has a second name first.
+// finish goes on where a journal says, and tells how many files it moved. One of a
+// restore in place that is under way is not touched; of one that never got so far as
+// to replace anything, what came goes again.
 func (p *keysPlace) finish() (moved int, err error) {
-	if err := p.fs.SweepTemp(p.journal); err != nil {
+	j, err := p.read()
+	if err != nil || j == nil {
 		return 0, err
 	}
-	st, err := os.Lstat(p.journal)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+	if j.Swap == "" {
+		if moved, err = p.move(j); err == nil {
+			err = p.forget(p.journal)
+		}
+		return moved, err
 	}
-	// Whoever owns the home could write one that makes root rename what it likes.
-	if err == nil && (!st.Mode().IsRegular() || int(st.Sys().(*syscall.Stat_t).Uid) != os.Geteuid()) {
-		return 0, hint.Add(fmt.Errorf("%w: %s was written by another user", observer.ErrNotFit, p.journal), "run eddy as that user to finish what he has begun, or remove the file")
-	}
-	var text []byte
-	if err == nil {
-		text, err = os.ReadFile(p.journal)
+	s, err := snapshot.ReadSwap(p.fs, p.home)
+	if err == nil && s != nil && s.ID == j.Swap {
+		err = hint.Add(fmt.Errorf("%w: a restore in place has not ended", observer.ErrNotFit), "run that one again, or `eddy backup`: each goes on with it")
 	}
 	if err != nil {
 		return 0, err
 	}
-	var j keysJournal
-	if err := json.Unmarshal(text, &j); err != nil || j.MinReader > stateMinReader || j.MinReader < 1 {
-		return 0, hint.Add(fmt.Errorf("%s cannot be read", p.journal), "use the eddy that has written it")
+	return 0, p.takeBack(j, p.journal)
+}
+
+// read reads the journal; nil where there is none.
+func (p *keysPlace) read() (*keysJournal, error) {
+	if err := p.fs.SweepTemp(p.journal); err != nil {
+		return nil, err
 	}
+	return readKeysJournal(p.journal)
+}
+
+func readKeysJournal(file string) (*keysJournal, error) {
+	st, err := os.Lstat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	// Whoever owns the home could write one that makes root rename what it likes.
+	if err == nil && !ownFile(st) {
+		return nil, hint.Add(fmt.Errorf("%w: %s was written by another user", observer.ErrNotFit, file), "run eddy as that user to finish what he has begun, or remove the file")
+	}
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return nil, err
+	}
+	j := new(keysJournal)
+	if err := json.Unmarshal(text, j); err != nil || j.MinReader > stateMinReader || j.MinReader < 1 {
+		return nil, hint.Add(fmt.Errorf("%s cannot be read", file), "use the eddy that has written it")
+	}
+	return j, nil
+}
+
+// ownFile tells whether a file is one of who runs this.
+func ownFile(st os.FileInfo) bool {
+	return st.Mode().IsRegular() && int(st.Sys().(*syscall.Stat_t).Uid) == os.Geteuid()
+}
+
+// move puts what comes into its places. At every moment each place holds the file of
+// before or the one that came. What is to be saved has a second name first.
+func (p *keysPlace) move(j *keysJournal) (moved int, err error) {
 	for _, m := range j.Moves {
-		if _, err := os.Lstat(m.From); errors.Is(err, fs.ErrNotExist) {
+		comes := m.From
+		if m.From == "" { // nothing does: what is there is put aside
+			comes = m.To
+		}
+		if _, err := os.Lstat(comes); errors.Is(err, fs.ErrNotExist) {
 			continue // in its place already
 		} else if err != nil {
 			return moved, err
@@ -229,7 +284,12 @@ func (p *keysPlace) finish() (moved int, err error) {
 				return moved, err
 			}
 		}
-		if err := p.fs.Rename(m.From, m.To); err != nil {
+		if m.From == "" {
+			err = p.fs.Remove(m.To)
+		} else {
+			err = p.fs.Rename(m.From, m.To)
+		}
+		if err != nil {
 			return moved, fmt.Errorf("put %s into its place: %w", m.To, err)
 		}
 		if err := p.fs.SyncDir(filepath.Dir(m.To)); err != nil {
@@ -237,10 +297,14 @@ func (p *keysPlace) finish() (moved int, err error) {
 		}
 		moved++
 	}
-	if err := p.fs.Remove(p.journal); err != nil {
-		return moved, err
+	return moved, nil
+}
+
+func (p *keysPlace) forget(file string) error {
+	if err := p.fs.Remove(file); err != nil {
+		return err
 	}
-	return moved, p.fs.SyncDir(filepath.Dir(p.journal))
+	return p.fs.SyncDir(filepath.Dir(file))
 }
 
 func ignoreGone(err error) error {

@@ -144,51 +144,82 @@ func (k KeysRestored) Line() string {
 func (r *KeysRestore) Run(ctx context.Context) (out KeysRestored, err error) {
 	var place *keysPlace
 	if !r.DryRun {
-		if place, err = claimPlace(r.FS, r.Home); err != nil {
+		if place, err = r.claim(); err != nil {
 			return out, err
 		}
 		defer func() { err = errors.Join(err, place.leave()) }()
-		if done, err := place.finish(); err != nil {
-			return out, fmt.Errorf("finish an earlier restore of keys: %w", err)
-		} else if done > 0 {
-			r.Events.Emit(Warning{Text: fmt.Sprintf("an earlier restore of keys was finished first: %d files", done)})
-		}
 	}
-	b, err := r.open(ctx)
+	d, err := r.decide(ctx)
+	if err != nil || r.DryRun {
+		return d.out, err
+	}
+	if err := place.stage(ctx, d, ""); err != nil {
+		return d.out, err
+	}
+	if _, err := place.finish(); err != nil {
+		return d.out, err
+	}
+	return d.done(), nil
+}
+
+// claim admits this restore into the home, and finishes an earlier one.
+func (r *KeysRestore) claim() (*keysPlace, error) {
+	place, err := claimPlace(r.FS, r.Home)
 	if err != nil {
-		return out, err
+		return nil, err
 	}
-	c := b.Contents
-	plan, err := r.plan(ctx, b)
+	done, err := place.finish()
 	if err != nil {
-		return out, err
+		return nil, errors.Join(fmt.Errorf("finish an earlier restore of keys: %w", err), place.leave())
 	}
-	out = KeysRestored{ID: c.ID, Cluster: c.Cluster, Node: c.Node, NodeID: c.NodeID, Made: c.Made, Home: r.Home, Root: r.Root, DryRun: r.DryRun}
+	if done > 0 {
+		r.Events.Emit(Warning{Text: fmt.Sprintf("an earlier restore of keys was finished first: %d files", done)})
+	}
+	return place, nil
+}
+
+// decided is a restore that was looked into, and agreed to. Nothing of it is written.
+type decided struct {
+	bundle *bundle.Bundle
+	plan   []KeysFile
+	next   []string // once it is done
+	out    KeysRestored
+}
+
+func (d decided) done() KeysRestored {
+	d.out.Next = append(d.next, d.out.Next...)
+	return d.out
+}
+
+// decide opens the bundle, makes the plan, and asks.
+func (r *KeysRestore) decide(ctx context.Context) (d decided, err error) {
+	if d.bundle, err = r.open(ctx); err != nil {
+		return d, err
+	}
+	c := d.bundle.Contents
+	if d.plan, err = r.plan(ctx, d.bundle); err != nil {
+		return d, err
+	}
+	d.out = KeysRestored{ID: c.ID, Cluster: c.Cluster, Node: c.Node, NodeID: c.NodeID, Made: c.Made, Home: r.Home, Root: r.Root, DryRun: r.DryRun}
 	signs := false
-	for _, f := range plan {
+	for _, f := range d.plan {
 		switch f.Action {
 		case keysNew:
-			out.New++
+			d.out.New++
 		case keysReplace:
-			out.Changed++
+			d.out.Changed++
 		case keysSame:
-			out.Same++
+			d.out.Same++
 		case keysLeft:
-			out.LeftOut = append(out.LeftOut, f.Name)
+			d.out.LeftOut = append(d.out.LeftOut, f.Name)
 			signs = signs || bundle.Class(f.Class).Signs()
 		}
 	}
 	if signs {
-		out.Next = append(out.Next, "the validator key and its sign state were left in the bundle: a key that signs in two places costs its stake")
+		d.out.Next = append(d.out.Next, "the validator key and its sign state were left in the bundle: a key that signs in two places costs its stake")
 	}
-	if err := r.Confirm(plan); err != nil || r.DryRun {
-		return out, err
-	}
-	if err := place.put(ctx, b, plan); err != nil {
-		return out, err
-	}
-	out.Next = append(r.next(plan), out.Next...)
-	return out, nil
+	d.next = r.next(d.plan)
+	return d, r.Confirm(d.plan)
 }
 
 // next is what is left to do by hand.
@@ -287,7 +318,7 @@ func (r *KeysRestore) plan(ctx context.Context, b *bundle.Bundle) ([]KeysFile, e
 			return nil, err
 		}
 	}
-	stamp := r.Now().UTC().Format("20060102T150405Z")
+	now := r.Now()
 	var plan []KeysFile
 	for _, e := range b.Contents.Files {
 		f := KeysFile{Name: e.Name, Class: string(e.Class), To: bundle.Place(e.Name, r.Home, r.Root), Mode: e.Mode, Size: e.Size, sum: e.SHA256}
@@ -302,7 +333,7 @@ func (r *KeysRestore) plan(ctx context.Context, b *bundle.Bundle) ([]KeysFile, e
 				f.data, f.To = signing[i].Data, signing[i].To
 				f.Size, f.sum = int64(len(f.data)), hashOf(f.data)
 			}
-			if err := r.compare(&f, e, stamp); err != nil {
+			if err := r.compare(&f, e, now); err != nil {
 				return nil, err
 			}
 		}
@@ -313,7 +344,7 @@ func (r *KeysRestore) plan(ctx context.Context, b *bundle.Bundle) ([]KeysFile, e
 			continue
 		}
 		f := KeysFile{Name: s.Name, Class: string(s.Class), To: s.To, Mode: s.Mode, Size: int64(len(s.Data)), sum: hashOf(s.Data), data: s.Data}
-		if err := r.compare(&f, s.Entry, stamp); err != nil {
+		if err := r.compare(&f, s.Entry, now); err != nil {
 			return nil, err
 		}
 		plan = append(plan, f)
@@ -338,7 +369,7 @@ func (r *KeysRestore) sameNode(c *bundle.Contents) error {
 }
 
 // compare looks at what is there.
-func (r *KeysRestore) compare(f *KeysFile, e bundle.Entry, stamp string) error {
+func (r *KeysRestore) compare(f *KeysFile, e bundle.Entry, now time.Time) error {
 	f.uid, f.gid = r.owner(e)
 	f.Owner = ownerName(f.uid, f.gid)
 	if err := r.stays(e.Name, f.To); err != nil {
@@ -365,11 +396,17 @@ func (r *KeysRestore) compare(f *KeysFile, e bundle.Entry, stamp string) error {
 		f.Action = keysSame
 		return nil
 	}
-	f.Action, f.Saved = keysReplace, f.To+".eddy-saved-"+stamp
-	for n := 2; exists(f.Saved); n++ { // twice in a second
-		f.Saved = fmt.Sprintf("%s.eddy-saved-%s-%d", f.To, stamp, n)
-	}
+	f.Action, f.Saved = keysReplace, savedName(f.To, now)
 	return nil
+}
+
+// savedName is a name that nothing has, for what is at to now.
+func savedName(to string, now time.Time) string {
+	saved := to + ".eddy-saved-" + now.UTC().Format("20060102T150405Z")
+	for n, first := 2, saved; exists(saved); n++ { // twice in a second
+		saved = fmt.Sprintf("%s-%d", first, n)
+	}
+	return saved
 }
 
 // stays refuses to let root write out of the home by a link that the home's owner has

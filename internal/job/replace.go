@@ -55,14 +55,14 @@ type Replaceable interface {
 // Replace replaces the data of a live replica: by a backup (Run), or by what was
 // there before (Undo). Construct it with all fields set.
 type Replace struct {
-	Restore // the backup; Into and Only mean nothing here
+	Restore // the backup; Into and Only mean nothing here, Keys go to the home of the first root
 	Replica Replaceable
 	Workdir Workdir
-	NoStart bool // leave the node down
+	NoStart bool // leave the node down; it must be set with Keys, and with RollbackTo
 	// Confirm asks before the node is stopped; an error is the answer no.
 	Confirm func(there, comes string) error
 	// RollbackTo is the position that the whole cluster is taken back to, typed by
-	// whoever decided it; 0: this is a restore. NoStart must be set with it.
+	// whoever decided it; 0: this is a restore.
 	RollbackTo uint64
 	// ConfirmLost asks for the positions that a rollback gives up, in words that
 	// nothing but a person who knows them types: the first one, and the last one that
@@ -79,7 +79,7 @@ const startFile = "restart.json"
 // extracted beside the data and verified while the node runs; then the node is
 // halted, names are exchanged, and it is started again. What was there stays in
 // .eddy/before-ID of each root until Forget.
-func (r *Replace) Run(ctx context.Context) (Restored, error) {
+func (r *Replace) Run(ctx context.Context) (done Restored, err error) {
 	begun := r.Now()
 	unlock, err := r.lock(ctx)
 	if err != nil {
@@ -125,6 +125,11 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
+	place, keys, leave, err := r.withKeys(ctx, roots[0].Path)
+	if err != nil {
+		return Restored{}, err
+	}
+	defer func() { err = errors.Join(err, leave()) }()
 	if err := r.Confirm(there, fmt.Sprintf("%s, %s at %s, made by %s", m.ID, m.Cluster, PositionOf(m), comes.Program())); err != nil {
 		return Restored{}, err
 	}
@@ -155,7 +160,15 @@ func (r *Replace) Run(ctx context.Context) (Restored, error) {
 	}
 	out := restored(m, rep)
 	out.Dir, out.Owner = roots[0].Path, ownerText
-	err = r.exchange(ctx, roots, from, m.ID, observer.Replaced{Incarnation: m.Incarnation, Rollback: back}, &out)
+	stage := func(string) error { return nil }
+	if r.Keys != nil {
+		stage = func(swap string) error { return place.stage(ctx, keys, swap) }
+	}
+	err = r.exchange(ctx, roots, from, m.ID, observer.Replaced{Incarnation: m.Incarnation, Rollback: back}, stage, &out)
+	if err == nil && r.Keys != nil {
+		k := keys.done()
+		out.Keys = &k
+	}
 	out.Seconds = r.Now().Sub(begun).Seconds()
 	return out, err
 }
@@ -266,9 +279,10 @@ func removeOwn(fsys fsx.FS, roots []snapshot.Root, which func(name string) bool)
 	return errors.Join(errs...)
 }
 
-// exchange halts the node, swaps its data for what lies in from, and starts it.
-// From the halt on ctx ends nothing: a swap is finished, or taken back.
-func (r *Replace) exchange(ctx context.Context, roots []snapshot.Root, from, what string, did observer.Replaced, out *Restored) error {
+// exchange halts the node, swaps its data for what lies in from, and starts it. stage
+// prepares what goes the swap's way, whose id it gets. From the halt on ctx ends
+// nothing: a swap is finished, or taken back.
+func (r *Replace) exchange(ctx context.Context, roots []snapshot.Root, from, what string, did observer.Replaced, stage func(swap string) error, out *Restored) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -280,11 +294,14 @@ func (r *Replace) exchange(ctx context.Context, roots []snapshot.Root, from, wha
 		FS: r.FS, ID: uploader.NewID(r.Now(), "restore"), From: from, What: what,
 		Begun: r.Now().UTC(), NoStart: r.NoStart, Roots: roots, Words: words,
 	}
+	if err := stage(s.ID); err != nil {
+		return err
+	}
 	through := context.WithoutCancel(ctx)
 	r.Events.Emit(Phase{ID: out.ID, Phase: "halt", Text: "every hash is right; halting the node"})
 	halted := time.Now()
 	if err := s.Begin(); err != nil {
-		return err
+		return errors.Join(err, sweepKeys(r.FS, roots[0].Path))
 	}
 	err = r.Replica.Halt(through)
 	if err == nil {

@@ -87,6 +87,9 @@ func (f finisher) end(ctx context.Context, forward bool) error {
 			return f.stuck(err)
 		}
 	}
+	if err := placeOf(s.FS, s.Roots[0].Path).swapped(s, forward); err != nil {
+		return f.stuck(fmt.Errorf("keys and configuration: %w", err))
+	}
 	if !s.NoStart {
 		if err := f.workdir.write(startFile, toStart{stateFormat, stateMinReader, s.ID}); err != nil {
 			return err
@@ -138,7 +141,7 @@ func FinishSwap(ctx context.Context, r Replaceable, roots []snapshot.Root, w Wor
 		return "", err
 	}
 	if s == nil {
-		if err := snapshot.SweepSwap(w.FS, roots[0].Path); err != nil {
+		if err := errors.Join(snapshot.SweepSwap(w.FS, roots[0].Path), sweepKeys(w.FS, roots[0].Path)); err != nil {
 			return "", err
 		}
 		var t toStart
@@ -199,7 +202,8 @@ func (r *Replace) Undo(ctx context.Context) (Restored, error) {
 		return Restored{}, err
 	}
 	out := Restored{ID: last, Dir: roots[0].Path}
-	err = r.exchange(ctx, roots, last, last, observer.Replaced{}, &out)
+	stage := func(swap string) error { return placeOf(r.FS, roots[0].Path).stageUndo(last, swap, r.Now()) }
+	err = r.exchange(ctx, roots, last, last, observer.Replaced{}, stage, &out)
 	out.Seconds = r.Now().Sub(begun).Seconds()
 	return out, err
 }
@@ -290,6 +294,9 @@ func (r *Replace) Forget(ctx context.Context) (Forgotten, error) {
 	if err := r.Confirm(strings.Join(out.Kept, ", ")+" ("+ui.Bytes(out.Bytes)+")", "nothing: it is removed"); err != nil {
 		return Forgotten{}, err
 	}
-	err = removeOwn(r.FS, roots, func(name string) bool { return slices.Contains(out.Kept, name) })
+	for _, kept := range out.Kept {
+		err = errors.Join(err, placeOf(r.FS, roots[0].Path).forgetKept(kept))
+	}
+	err = errors.Join(err, removeOwn(r.FS, roots, func(name string) bool { return slices.Contains(out.Kept, name) }))
 	return out, errors.Join(err, r.sweep(roots, ""))
 }

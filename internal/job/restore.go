@@ -36,6 +36,9 @@ type Restore struct {
 	Owner  *snapshot.Owner // nil: the owner of the target directory or of its nearest parent
 	// Unseal opens an encrypted archive; nil: no key was given.
 	Unseal Unseal
+	// Keys are restored behind the data, into the same directory as the node's home;
+	// nil: data alone.
+	Keys   *KeysRestore
 	Home   string // of the live node, whose backups would take what is restored into it; "": not known
 	Events ui.Sink
 	Now    func() time.Time
@@ -57,7 +60,7 @@ func (r *Restore) Run(ctx context.Context) (Restored, error) {
 }
 
 // fill restores one backup that was found.
-func (r *Restore) fill(ctx context.Context, m *uploader.Manifest) (Restored, error) {
+func (r *Restore) fill(ctx context.Context, m *uploader.Manifest) (done Restored, err error) {
 	begun := r.Now()
 	into, err := filepath.Abs(r.Into)
 	if err != nil {
@@ -74,6 +77,18 @@ func (r *Restore) fill(ctx context.Context, m *uploader.Manifest) (Restored, err
 	}
 	if rel, err := filepath.Rel(r.Home, into); r.Home != "" && err == nil && rel != "." && filepath.IsLocal(rel) {
 		r.Events.Emit(Warning{Text: into + " lies in the node's home: backups take it, too, as long as it is there", Hint: "restore to a directory elsewhere, or move it away when you have compared it"})
+	}
+	var place *keysPlace
+	var keys decided
+	if r.Keys != nil {
+		r.Keys.Home = into
+		if place, err = r.Keys.claim(); err == nil {
+			defer func() { err = errors.Join(err, place.leave()) }()
+			keys, err = r.Keys.decide(ctx)
+		}
+		if err != nil {
+			return Restored{}, errors.Join(err, target.abandon(err))
+		}
 	}
 	vols, closing, err := r.volumes(ctx, m, target.sealed)
 	if err != nil {
@@ -96,14 +111,30 @@ func (r *Restore) fill(ctx context.Context, m *uploader.Manifest) (Restored, err
 	if err := target.commit(m.ID); err != nil {
 		return Restored{}, err
 	}
+	if r.Keys != nil {
+		if err = place.stage(ctx, keys, ""); err == nil {
+			_, err = place.finish()
+		}
+		if err != nil {
+			return Restored{}, hint.Add(fmt.Errorf("the data are in %s; keys and configuration: %w", into, err), "mend what is said and run it again: the data are not fetched again")
+		}
+	}
+	if err := target.done(); err != nil {
+		return Restored{}, err
+	}
 	out := restored(m, rep)
 	out.Dir, out.Owner, out.Seconds = into, ownerText, r.Now().Sub(begun).Seconds()
 	if m.System != "cometbft" {
 		return out, nil
 	}
-	out.Next = []string{
-		"put the node's own config/ beside the data; keys and sign state are never in an archive",
-		"keep the priv_validator_state.json that the machine has; a zero one belongs only beside a freshly made key",
+	if r.Keys != nil {
+		k := keys.done()
+		out.Keys = &k
+	} else {
+		out.Next = []string{
+			"put the node's own config/ beside the data; keys and sign state are never in an archive",
+			"keep the priv_validator_state.json that the machine has; a zero one belongs only beside a freshly made key",
+		}
 	}
 	if m.Versions.App != "" || m.Versions.System != "" {
 		out.Next = append([]string{"start it with " + madeBy(m).Program()}, out.Next...)

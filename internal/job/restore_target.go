@@ -58,9 +58,9 @@ func claimTarget(fsys fsx.FS, dir, id string) (*target, error) {
 			return nil, hint.Add(fmt.Errorf("%s: %w (it holds %s)", dir, ErrNotEmpty, n.Name()), "name an empty or absent directory; nothing was touched")
 		}
 	}
-	if old, err := os.ReadDir(filepath.Join(dir, workName)); err == nil {
+	if old, err := os.ReadDir(filepath.Join(dir, workName)); err == nil && !t.placing {
 		for _, n := range old {
-			if !strings.HasPrefix(strings.TrimPrefix(n.Name(), "."), "restore") {
+			if !strings.HasPrefix(strings.TrimPrefix(n.Name(), "."), "restore") && n.Name() != keysLock {
 				return nil, hint.Add(fmt.Errorf("%s: %w (it holds %s/%s, which no restore left)", dir, ErrNotEmpty, workName, n.Name()), "this looks like a live home; name an empty or absent directory")
 			}
 		}
@@ -112,11 +112,11 @@ func (t *target) commit(id string) error {
 			return fmt.Errorf("move the restored files into place: %w", err)
 		}
 	}
-	if err := t.fs.SyncDir(t.dir); err != nil {
-		return err
-	}
-	return t.fs.RemoveAll(filepath.Join(t.dir, workName))
+	return t.fs.SyncDir(t.dir)
 }
+
+// done ends the restore. Until then another run of it goes on.
+func (t *target) done() error { return t.fs.RemoveAll(filepath.Join(t.dir, workName)) }
 
 // abandon ends a restore that failed. What it has fetched stays for the next one,
 // but where the archive is to blame.
