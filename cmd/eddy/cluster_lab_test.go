@@ -138,7 +138,7 @@ func TestAWholeClusterComesBackElsewhere(t *testing.T) {
 	for i, name := range r.names {
 		home := r.homes[i].Dir
 		configure(i)
-		r.eddy(i, 0, "restored", "restore", "latest", "--into", home)
+		r.eddy(i, 0, "restored", "restore", "latest", "--into", home, "--keys", "latest", "--node", name, "--yes")
 		r.eddy(i, 12, "no witness", "keys", "restore", "latest", "--node", name, "--home", home, "--yes", "--with-validator-key")
 		r.eddy(i, 0, "", "keys", "restore", "latest", "--node", name, "--home", home, "--yes", "--with-validator-key", "--no-witness", "--consensus-address", r.addresses[i])
 		configure(i) // the bundle has brought the old one back
