@@ -29,7 +29,25 @@ func fakeAt(t testing.TB, server *s3fake.Server, set ...func(*Config)) *s3Store 
 	t.Cleanup(web.Close)
 	wire := http.DefaultTransport.(*http.Transport).Clone()
 	t.Cleanup(wire.CloseIdleConnections)
-	c := Config{URL: "s3://" + server.Bucket + "/eddy", Region: "us-east-1", Endpoint: web.URL, Slack: 5 * time.Second, GiveUp: 2 * time.Second, unit: unit}
+	return fakeBy(t, server, wire, web.URL, set...)
+}
+
+// noNetwork hands requests to a server in this process, so that time may be a test's
+// own.
+type noNetwork struct{ server *s3fake.Server }
+
+func (n noNetwork) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body == nil {
+		req.Body = http.NoBody
+	}
+	w := httptest.NewRecorder()
+	n.server.ServeHTTP(w, req)
+	return w.Result(), nil
+}
+
+func fakeBy(t testing.TB, server *s3fake.Server, wire http.RoundTripper, endpoint string, set ...func(*Config)) *s3Store {
+	t.Helper()
+	c := Config{URL: "s3://" + server.Bucket + "/eddy", Region: "us-east-1", Endpoint: endpoint, Slack: 5 * time.Second, GiveUp: 2 * time.Second, unit: unit}
 	for _, f := range set {
 		f(&c)
 	}

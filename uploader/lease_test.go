@@ -240,36 +240,39 @@ func TestOfManyOneHasTheLease(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, _ := fake(t, q)
-			var has, most, had, locked atomic.Int32
-			var wg sync.WaitGroup
-			for i := range 6 {
-				wg.Go(func() {
-					l, err := NewCatalog(s, "gaia").Lease(t.Context(), LeaseOptions{
-						Holder: fmt.Sprint(i), Nonce: fmt.Sprint(i), TTL: time.Second, Unguarded: q.Conditions == s3fake.CondIgnored,
+			synctest.Test(t, func(t *testing.T) {
+				server := s3fake.New("bucket", q)
+				s := fakeBy(t, server, noNetwork{server}, "http://store.invalid")
+				var has, most, had, locked atomic.Int32
+				var wg sync.WaitGroup
+				for i := range 6 {
+					wg.Go(func() {
+						l, err := NewCatalog(s, "gaia").Lease(t.Context(), LeaseOptions{
+							Holder: fmt.Sprint(i), Nonce: fmt.Sprint(i), Unguarded: q.Conditions == s3fake.CondIgnored,
+						})
+						if errors.Is(err, fsx.ErrLocked) {
+							locked.Add(1)
+							return
+						}
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						had.Add(1)
+						most.Store(max(most.Load(), has.Add(1)))
+						time.Sleep(leaseTTL * 3 / 2)
+						if err := l.Check(t.Context()); err != nil {
+							t.Error(err)
+						}
+						has.Add(-1)
+						release(t, l)
 					})
-					if errors.Is(err, fsx.ErrLocked) {
-						locked.Add(1)
-						return
-					}
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					had.Add(1)
-					most.Store(max(most.Load(), has.Add(1)))
-					time.Sleep(1500 * time.Millisecond)
-					if err := l.Check(t.Context()); err != nil {
-						t.Error(err)
-					}
-					has.Add(-1)
-					release(t, l)
-				})
-			}
-			wg.Wait()
-			if most.Load() != 1 || had.Load()+locked.Load() != 6 {
-				t.Errorf("%d had it, %d at once, %d were refused", had.Load(), most.Load(), locked.Load())
-			}
+				}
+				wg.Wait()
+				if most.Load() != 1 || had.Load()+locked.Load() != 6 {
+					t.Errorf("%d had it, %d at once, %d were refused", had.Load(), most.Load(), locked.Load())
+				}
+			})
 		})
 	}
 }
