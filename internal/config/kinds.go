@@ -94,10 +94,11 @@ func (l *loader) checkCommand() {
 			l.argv(key, a.argv)
 		}
 	}
+	unread := l.bad[section+".env_files"]
 	for _, name := range slices.Sorted(maps.Keys(c.EnvFiles)) {
 		key := section + ".env_files." + keyText(name)
 		switch {
-		case l.bad[section+".env_files"]:
+		case unread:
 		case !varText.MatchString(name):
 			l.problem(key, "no possible name of a variable", "write NAME: /file")
 		default:
