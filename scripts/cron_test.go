@@ -149,7 +149,7 @@ func TestPreupgrade(t *testing.T) {
 			t.Parallel()
 			env, calls := fakeEddy(t, c.body)
 			code, stdout, stderr := script(t, "cosmovisor-preupgrade.sh", append([]string{env}, c.env...), c.args...)
-			if code != c.code || !strings.Contains(stderr, c.said) {
+			if code != c.code || !strings.Contains(stdout, c.said) {
 				t.Errorf("exit code %d, want %d with %q\n%s%s", code, c.code, c.said, stdout, stderr)
 			}
 			if c.called != "" && read(t, calls) != c.called {
