@@ -182,16 +182,12 @@ func (c *Catalog) judgeBundle(ctx context.Context, node, id string, sizes map[st
 	if err == nil && (m.ID != id || m.Cluster != c.cluster || m.Node != node) {
 		err = fmt.Errorf("%w: it is the manifest of %s, of %s of %s", ErrDamaged, m.ID, m.Node, m.Cluster)
 	}
+	if err != nil {
+		b.Status, b.Text, err = unreadable(b.Status, err)
+		return b, err
+	}
 	size, there := sizes[BundleName]
 	switch {
-	case errors.Is(err, ErrNewer):
-		b.Status, b.Text = StatusNewer, err.Error()
-		return b, nil
-	case errors.Is(err, ErrDamaged):
-		b.Status, b.Text = StatusDamaged, err.Error()
-		return b, nil
-	case err != nil:
-		return b, err
 	case !there:
 		b.Status, b.Text = StatusDamaged, BundleName+" is missing"
 	case size != m.Size:

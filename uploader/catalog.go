@@ -262,14 +262,8 @@ func (c *Catalog) judge(ctx context.Context, d *directory) (Backup, error) {
 	if err == nil && (m.ID != b.ID || m.Cluster != c.cluster) {
 		err = fmt.Errorf("%w: it is the manifest of %s of %s", ErrDamaged, m.ID, m.Cluster)
 	}
-	switch {
-	case errors.Is(err, ErrNewer):
-		b.Status, b.Text = StatusNewer, err.Error()
-		return b, nil
-	case errors.Is(err, ErrDamaged):
-		b.Status, b.Text = StatusDamaged, err.Error()
-		return b, nil
-	case err != nil:
+	if err != nil {
+		b.Status, b.Text, err = unreadable(b.Status, err)
 		return b, err
 	}
 	b.Manifest, b.Status, b.body = m, StatusReady, body
@@ -287,6 +281,18 @@ func (c *Catalog) judge(ctx context.Context, d *directory) (Backup, error) {
 		}
 	}
 	return b, nil
+}
+
+// unreadable is what becomes of something whose manifest could not be read: a status
+// and its text where the manifest is to blame, else the error.
+func unreadable(status Status, err error) (Status, string, error) {
+	switch {
+	case errors.Is(err, ErrNewer):
+		return StatusNewer, err.Error(), nil
+	case errors.Is(err, ErrDamaged):
+		return StatusDamaged, err.Error(), nil
+	}
+	return status, "", err
 }
 
 // underway adds what the run says of a backup that has no manifest yet.
