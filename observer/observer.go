@@ -285,3 +285,10 @@ type Holder interface {
 	// Rejoined waits until the replica has caught up beyond before and counts again.
 	Rejoined(ctx context.Context, before State) error
 }
+
+// Rester is a Holder that somebody else may have stopped.
+type Rester interface {
+	// Still returns nil when the replica was stopped by somebody else and is proven
+	// to be down: it can be captured without Hold, and is not started after.
+	Still(ctx context.Context) error
+}

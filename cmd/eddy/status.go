@@ -150,6 +150,9 @@ func readStatus(ctx context.Context, c *config.Config) (s status, err error) {
 			return s, err
 		}
 	}
+	if !c.Replica.Controlled() {
+		return s, nil
+	}
 	ctl, err := newControl(c)
 	if err != nil {
 		return s, err
@@ -228,7 +231,7 @@ func judge(s status, cluster string, maxAge time.Duration, now time.Time) status
 	switch {
 	case s.NodeErr != "":
 		add(verdictWarning, "nobody knows whether the node runs (%s)", s.NodeErr)
-	case !s.Node.Running && !s.Node.Held:
+	case s.Node != nil && !s.Node.Running && !s.Node.Held:
 		add(verdictCritical, "the node is stopped")
 	}
 	if s.Last.LastError != "" {

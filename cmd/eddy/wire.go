@@ -18,6 +18,7 @@ import (
 	"github.com/eddy-backup/eddy/observer/cometbft"
 	"github.com/eddy-backup/eddy/observer/cometbft/check"
 	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/observer/held"
 	"github.com/eddy-backup/eddy/uploader"
 )
 
@@ -104,9 +105,12 @@ func readSigningKey(file string) (*uploader.SigningKey, error) {
 	return key, nil
 }
 
-// newControl makes the node's control by the configuration: one, or the node's
-// and its app's.
+// newControl makes the node's control by the configuration: one, or of a chain the
+// node's and its app's.
 func newControl(c *config.Config) (control.Control, error) {
+	if !c.Replica.Chain() {
+		return newWay(c, c.Replica.Control.Way, c.Workdir, nil)
+	}
 	node, err := newWay(c, c.Replica.Control.Way, c.Workdir, func(context.Context) error {
 		sign, err := cometbft.SignState(c.Replica.Home)
 		if err == nil && !sign.Zero() {
@@ -126,7 +130,10 @@ func newControl(c *config.Config) (control.Control, error) {
 
 // newWay makes the control of one process, with its journal in dir.
 func newWay(c *config.Config, k config.Way, dir string, mayStart func(context.Context) error) (control.Control, error) {
-	swap := filepath.Join(c.Replica.Home, ".eddy", "swap.json")
+	swap := "" // only a chain's restore leaves the start of its node to eddy
+	if c.Replica.Chain() {
+		swap = filepath.Join(c.Replica.Home, ".eddy", "swap.json")
+	}
 	switch {
 	case k.Supervise != "":
 		return control.NewSupervise(k.Supervise), nil
@@ -214,7 +221,7 @@ func (r *replica) Recover(ctx context.Context) (bool, error) {
 		return did != "", err
 	}
 	acted, err := r.control.Recover(ctx)
-	return acted || did != "", cometbft.HoldError(err)
+	return acted || did != "", held.Error(err)
 }
 
 func (r *replica) Facts(ctx context.Context) (job.Facts, error) {

@@ -32,7 +32,8 @@ var table = []row{
 	// No bucket.
 	{pkg: "observer", imports: []string{"snapshot"}, never: stores},
 	{pkg: "observer/control", never: join(stores, cluster)},
-	{pkg: "observer/cometbft", imports: []string{"observer", "observer/control", "observer/cometbft/check", "observer/cometbft/engine", "snapshot"}, never: stores},
+	{pkg: "observer/held", imports: []string{"observer", "observer/control", "snapshot"}, never: join(stores, cluster)},
+	{pkg: "observer/cometbft", imports: []string{"observer", "observer/control", "observer/held", "observer/cometbft/check", "observer/cometbft/engine", "snapshot"}, never: stores},
 	{pkg: "observer/command", imports: []string{"observer", "snapshot"}, never: join(network, stores, cluster)},
 	// Files and keys: what they mean is for others.
 	{pkg: "observer/cometbft/engine", never: join(network, stores, cluster)},
@@ -67,7 +68,7 @@ var table = []row{
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
 		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/roster", "internal/ui",
-		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "snapshot", "snapshot/bundle", "uploader",
+		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "observer/held", "snapshot", "snapshot/bundle", "uploader",
 	}, never: join(stores, cluster)},
 }
 

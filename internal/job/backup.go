@@ -430,6 +430,10 @@ func (b *Backup) fillHeld(ctx context.Context, st *State, stage *snapshot.Stage,
 		stage.CopyAll()
 		b.warn("files cannot be linked here, so all of them are copied while the node stands still", hint.Of(err))
 	}
+	if r, ok := replica.(observer.Rester); ok && b.Salvage && r.Still(ctx) == nil {
+		b.warn("the node was down already; it is left so", "")
+		return b.fillAsked(ctx, st, stage, sum)
+	}
 	b.phase(st.ID, "prepare", "linking what is immutable while the node runs")
 	if err := replica.Prepare(ctx, stage); err != nil {
 		return mark(ErrStage, err)
@@ -478,7 +482,7 @@ func (b *Backup) draft(ctx context.Context, st *State, stage *snapshot.Stage, be
 // send ends the attempt while the replica catches up in the background.
 func (b *Backup) send(ctx context.Context, s *sender, before observer.State) (err error) {
 	held, ok := b.Replica.(observer.Holder)
-	if !ok {
+	if !ok || b.Salvage { // who salvages knows that the cluster cannot take it back
 		return b.end(ctx, s)
 	}
 	rejoined := make(chan error, 1)

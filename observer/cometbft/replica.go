@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"sync"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/observer/held"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -36,7 +36,7 @@ type Options struct {
 type Replica struct {
 	o      Options
 	layout Layout
-	hold   control.Hold // the newest; Capture runs inside it
+	node   held.Node
 
 	patience time.Duration // how long a chain that may stand still is watched
 }
@@ -57,7 +57,10 @@ func New(o Options) (*Replica, error) {
 	if err != nil {
 		return nil, hint.Add(fmt.Errorf("%w: %w", observer.ErrNotFit, err), hint.Of(err))
 	}
-	return &Replica{o: o, layout: l, patience: patience}, nil
+	return &Replica{
+		o: o, layout: l, patience: patience,
+		node: held.Node{Control: o.Control, Timeout: o.StopTimeout, Deadline: o.HoldDeadline},
+	}, nil
 }
 
 // Facts is what the manifest says of the node beside its position.
@@ -89,39 +92,10 @@ func (r *Replica) Prepare(ctx context.Context, st *snapshot.Stage) error {
 	return r.layout.Prepare(ctx, st)
 }
 
-// errLost: what was captured is worthless.
-var errLost = fmt.Errorf("%w: its guard started the node before the capture was done", observer.ErrLost)
-
 // Capture implements observer.Replica. It ends when the hold is lost: the locks
 // that it has on the databases would keep the node from starting.
 func (r *Replica) Capture(ctx context.Context, st *snapshot.Stage) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	defer cancel()
-	if h := r.hold; h != nil {
-		watch.Go(func() {
-			select {
-			case <-h.Lost():
-				cancel()
-			case <-ctx.Done():
-			}
-		})
-	}
-	err := r.layout.Capture(ctx, st)
-	if r.hold != nil && isLost(r.hold) {
-		return errLost
-	}
-	return err
-}
-
-func isLost(h control.Hold) bool {
-	select {
-	case <-h.Lost():
-		return true
-	default:
-		return false
-	}
+	return r.node.During(ctx, func(ctx context.Context) error { return r.layout.Capture(ctx, st) })
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -142,34 +116,8 @@ func (r *Replica) Hold(ctx context.Context, st *snapshot.Stage) (func(context.Co
 	if err != nil {
 		return nil, err
 	}
-	h, err := r.o.Control.Hold(ctx, control.Request{
-		Purpose: "backup", Timeout: r.o.StopTimeout, Deadline: r.o.HoldDeadline, Stage: st.ID(),
-		Down: down,
-	})
-	if err != nil {
-		return nil, HoldError(err)
-	}
-	r.hold = h
-	return func(ctx context.Context) error {
-		if err := h.Release(ctx); err != nil {
-			return HoldError(err)
-		}
-		if isLost(h) {
-			return errLost
-		}
-		return nil
-	}, nil
-}
-
-// HoldError is an error of package control with what observers know it by.
-func HoldError(err error) error {
-	switch {
-	case errors.Is(err, control.ErrDown):
-		return observer.Mark(observer.ErrDown, err)
-	case errors.Is(err, control.ErrStopping):
-		return observer.Mark(observer.ErrStopping, err)
-	}
-	return err
+	r.node.Down = down
+	return r.node.Hold(ctx, st)
 }
 
 func hostPort(u *url.URL) string {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/observer/control"
+	"github.com/eddy-backup/eddy/observer/held"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -48,10 +49,10 @@ func TestLostHoldEndsTheCapture(t *testing.T) {
 	must(t, err)
 	must(t, r.Capture(t.Context(), st)) // a hold that stands
 	close(h.lost)
-	if err := r.Capture(t.Context(), st); !errors.Is(err, errLost) {
+	if err := r.Capture(t.Context(), st); !errors.Is(err, held.ErrLost) {
 		t.Errorf("capture in a lost hold: %v", err)
 	}
-	if err := release(t.Context()); !errors.Is(err, errLost) {
+	if err := release(t.Context()); !errors.Is(err, held.ErrLost) {
 		t.Errorf("release of a lost hold: %v", err)
 	}
 	db, err = dbm.NewGoLevelDB("application", data)
