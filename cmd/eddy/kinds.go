@@ -23,6 +23,8 @@ func (a *app) newSource(c *config.Config) (job.Replica, error) {
 		return newReplica(c)
 	case "command":
 		return asked{a.newCommand(c), filepath.Join(c.Workdir, "dump")}, nil
+	case "zookeeper":
+		return newZookeeper(c)
 	}
 	return nil, fmt.Errorf("replica.kind %q is not wired", c.Replica.Kind) // config has refused it before
 }

@@ -35,6 +35,7 @@ var table = []row{
 	{pkg: "observer/held", imports: []string{"observer", "observer/control", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/cometbft", imports: []string{"observer", "observer/control", "observer/held", "observer/cometbft/check", "observer/cometbft/engine", "snapshot"}, never: stores},
 	{pkg: "observer/command", imports: []string{"observer", "snapshot"}, never: join(network, stores, cluster)},
+	{pkg: "observer/zookeeper", imports: []string{"observer", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
 	// Files and keys: what they mean is for others.
 	{pkg: "observer/cometbft/engine", never: join(network, stores, cluster)},
 	// Offline: it proves what files alone can prove.
@@ -68,7 +69,7 @@ var table = []row{
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
 		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/roster", "internal/ui",
-		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "observer/held", "snapshot", "snapshot/bundle", "uploader",
+		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "observer/held", "observer/zookeeper", "snapshot", "snapshot/bundle", "uploader",
 	}, never: join(stores, cluster)},
 }
 

@@ -94,6 +94,7 @@ func (l *loader) required(need Need) {
 		{NeedReplica | NeedHome, "replica.home", c.Replica.Home != "" || !c.Replica.Chain()},
 		{NeedReplica, "replica.rpc", c.Replica.RPC != "" || !c.Replica.Chain()},
 		{NeedReplica, "replica.command.argv", c.Replica.Kind != "command" || len(c.Replica.Command.Argv) > 0 || c.Replica.Command.Preset != ""},
+		{NeedReplica | NeedHome, "replica.zookeeper.config", c.Replica.Kind != "zookeeper" || c.Replica.Zookeeper.Config != "" || c.Replica.Zookeeper.DataDir != ""},
 		{NeedStore, "store.url", c.Store.URL != ""},
 		{NeedReplica | NeedHome, "workdir", c.Workdir != ""},
 		{NeedSchedule, "schedule", c.Schedule != ""},

@@ -64,7 +64,7 @@ type Config struct {
 // Replica is the node that is backed up.
 type Replica struct {
 	// Kind is the system that runs there.
-	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command"`
+	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command,zookeeper"`
 	// Home is the node's home directory, the one with config and data in it.
 	Home string `yaml:"home"`
 	// RPC is the replica's own RPC address, http or https.
@@ -77,6 +77,8 @@ type Replica struct {
 	Control Control `yaml:"control"`
 	App     App     `yaml:"app"`
 	Command Command `yaml:"command"`
+
+	Zookeeper Zookeeper `yaml:"zookeeper"`
 }
 
 // App is the replica's application where it is a process of its own, behind

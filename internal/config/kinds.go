@@ -51,7 +51,8 @@ type CommandExpect struct {
 // they are of.
 var sections = map[string][]string{
 	"home": {"cometbft"}, "rpc": {"cometbft"}, "witnesses": {"cometbft"}, "chain_id": {"cometbft"}, "app": {"cometbft"},
-	"control": {"cometbft"}, "command": {"command"},
+	"control": {"cometbft", "zookeeper"}, "command": {"command"},
+	"zookeeper": {"zookeeper"},
 }
 
 // checkKind refuses what is set and means nothing for the kind.
@@ -73,8 +74,11 @@ func (l *loader) checkKind() {
 		}
 		l.problem(f.key, "means nothing for a replica of kind "+r.Kind, "remove it, or set replica.kind: "+strings.Join(kinds, " or "))
 	}
-	if r.Kind == "command" {
+	switch r.Kind {
+	case "command":
 		l.checkCommand()
+	case "zookeeper":
+		l.checkZookeeper()
 	}
 }
 
