@@ -144,7 +144,7 @@ again, and streams them to object storage as archives that zstd and tar restore.
 			root.AddCommand(c)
 		}
 	}
-	group("backup", a.backupCommand(), a.runCommand(), a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.drillCommand(), a.deleteCommand(), a.expireCommand(),
+	group("backup", a.backupCommand(), a.runCommand(), a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.drillCommand(), a.recoverCommand(), a.deleteCommand(), a.expireCommand(),
 		a.pinCommand("pin", "keep a backup: retention does not delete it", true, pin),
 		a.pinCommand("unpin", "take a pin back", false, unpin), a.statusCommand())
 	group("keys", a.keysCommand(), a.kitCommand())

@@ -45,6 +45,8 @@ var table = []row{
 	// The only place where observer, snapshot and uploader meet. It knows them by
 	// their contracts: no kind of system, no way of control, no protocol.
 	{pkg: "internal/job", imports: []string{"observer", "snapshot", "snapshot/bundle", "uploader", "internal/ui"}, never: join(network, stores, cluster)},
+	// A function of what was seen: it asks nobody.
+	{pkg: "internal/recovery", imports: []string{"observer"}, never: join([]string{"net/http", "os"}, stores, cluster)},
 	{pkg: "internal/config", never: join(stores, cluster, []string{"net/http"})},
 	// It edits a node's file and knows no node.
 	{pkg: "internal/nodeconfig", never: join(stores, cluster, []string{"net/http"})},
@@ -68,8 +70,11 @@ var table = []row{
 	{pkg: "deploy", never: network},
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
-		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/roster", "internal/ui",
-		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node", "observer/command", "observer/control", "observer/held", "observer/zookeeper", "snapshot", "snapshot/bundle", "uploader",
+		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/recovery", "internal/roster", "internal/ui",
+		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node",
+		"observer/command",
+		"observer/zookeeper",
+		"observer/control", "observer/held", "snapshot", "snapshot/bundle", "uploader",
 	}, never: join(stores, cluster)},
 }
 

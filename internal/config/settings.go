@@ -43,6 +43,9 @@ type Setting struct {
 	Origin Origin
 }
 
+// Origin is where the value of a key came from.
+func (c *Config) Origin(key string) Origin { return c.origins[key] }
+
 // Settings lists every key in the order of the template. No secret is in it.
 func (c *Config) Settings() []Setting {
 	fields := walk(c)
