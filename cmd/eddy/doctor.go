@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/netresearch/go-cron"
@@ -13,6 +14,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/internal/recovery"
 	"github.com/eddy-backup/eddy/internal/ui"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/control"
@@ -134,7 +136,13 @@ func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration
 				show(f)
 			}
 		}
-		if _, held := r.(observer.Holder); !held {
+		_, held := r.(observer.Holder)
+		if !c.Replica.Chain() {
+			for _, f := range clusterChecks(ctx, r, held) {
+				show(f)
+			}
+		}
+		if !held {
 			// what it prints goes into the workdir, which is looked at anyway
 		} else if d.Roots, err = r.Roots(ctx); err != nil {
 			failed("home", err, "look at replica.home")
@@ -150,6 +158,37 @@ func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration
 		failed("store", err, "look at the store's settings")
 	}
 	d.Run(ctx, show)
+}
+
+// clusterChecks asks a replica that is no chain's who the members are, and whether a
+// backup of it could be made now.
+func clusterChecks(ctx context.Context, r job.Replica, held bool) []check.Finding {
+	const name = "replica"
+	failed := func(err error) check.Finding {
+		return check.Finding{Name: name, Level: check.Fail, Said: err.Error(), Hint: hint.Or(err, "look at `replica` in eddy.yaml; `eddy recover` says what to do where the cluster is in trouble")}
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
+	defer cancel()
+	s, err := r.Describe(ctx)
+	out := recovery.Checks(s, held)
+	if err != nil {
+		return append(out, failed(err))
+	}
+	g, ok := r.(observer.Gater)
+	if !ok {
+		return out
+	}
+	if err := g.Gate(ctx, s); err != nil {
+		return append(out, failed(err))
+	}
+	return append(out, check.Good(name, strings.TrimSpace("fit for a backup now "+inParens(s.Program()))))
+}
+
+func inParens(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "(" + s + ")"
 }
 
 // perMonth is how often a schedule comes in 30 days.
