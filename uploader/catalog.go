@@ -20,6 +20,8 @@ var (
 	ErrNoSuchBackup = errors.New("no such backup")
 	// ErrNewest: the newest READY backup is not deleted.
 	ErrNewest = errors.New("it is the newest READY backup")
+	// ErrPinned: somebody has pinned the backup.
+	ErrPinned = errors.New("it is pinned")
 	// ErrFailed: a proof of the backup has failed since it was made.
 	ErrFailed = errors.New("the backup failed a proof")
 )
@@ -32,6 +34,7 @@ type Status string
 const (
 	StatusReady      Status = "READY"
 	StatusBackingUp  Status = "BACKING_UP"
+	StatusRestoring  Status = "RESTORING" // no backup, but the restore of one
 	StatusError      Status = "ERROR"
 	StatusAbandoned  Status = "ABANDONED"  // its run no longer reports
 	StatusIncomplete Status = "INCOMPLETE" // objects without a manifest
@@ -48,8 +51,11 @@ type Backup struct {
 	Latest    bool  // latest.json points to it
 	Size      int64 // stored bytes of all volumes
 	Volumes   int
-	Created   time.Time // when it was begun, by its id
-	Text      string    // of an error, or the progress
+	// Component is the system: "swarm", "cometbft"; "" where nobody says it. Of is, of
+	// a restore, the backup.
+	Component, Of string
+	Created       time.Time // when it was begun, by its id
+	Text          string    // of an error, or the progress
 	// Manifest is nil where there is none. From List it comes without its own
 	// lists (volumes, roots, what was left out), so that the memory of a listing
 	// does not grow with them; Select has all of it.
@@ -59,9 +65,10 @@ type Backup struct {
 	// Ready is when the manifest was written, Touched when anything of the backup
 	// was, both by the store's clock.
 	Ready, Touched time.Time
-	// Grades and Pins are the names below grades/ and pins/, without directory and
-	// .json: "20261120T235500Z-verified", "ops".
-	Grades, Pins []string
+	// Grades are the names below grades/, without directory and .json:
+	// "20261120T235500Z-verified".
+	Grades []string
+	Pins   []Pin // that count now
 	// When it was last verified, drilled and sampled, by the grades' names; the zero
 	// times where it never was.
 	Verified, Drilled, Sampled, Attested time.Time
@@ -236,7 +243,7 @@ func (c *Catalog) objects(ctx context.Context, prefix string) (map[string]*direc
 		case isJSON && strings.HasPrefix(base, gradesPrefix):
 			d.Grades = append(d.Grades, strings.TrimPrefix(base, gradesPrefix))
 		case isJSON && strings.HasPrefix(base, pinsPrefix):
-			d.Pins = append(d.Pins, strings.TrimPrefix(base, pinsPrefix))
+			d.Pins = append(d.Pins, Pin{Who: strings.TrimPrefix(base, pinsPrefix)})
 		}
 	}
 	return found, nil
@@ -246,6 +253,9 @@ func (c *Catalog) objects(ctx context.Context, prefix string) (map[string]*direc
 func (c *Catalog) judge(ctx context.Context, d *directory) (Backup, error) {
 	b := d.Backup
 	if err := c.standing(ctx, &b); err != nil {
+		return b, err
+	}
+	if err := c.pinned(ctx, &b, time.Now()); err != nil {
 		return b, err
 	}
 	if _, ok := d.sizes[manifestName]; !ok {
@@ -266,7 +276,7 @@ func (c *Catalog) judge(ctx context.Context, d *directory) (Backup, error) {
 		b.Status, b.Text, err = unreadable(b.Status, err)
 		return b, err
 	}
-	b.Manifest, b.Status, b.body = m, StatusReady, body
+	b.Manifest, b.Status, b.body, b.Component = m, StatusReady, body, m.System
 	if m.Class == ClassSalvage {
 		b.Status = StatusSalvage
 	}
@@ -300,6 +310,10 @@ func (b *Backup) underway(r Run, now time.Time) {
 	if r.heard().After(b.Touched) {
 		b.Touched = r.heard()
 	}
+	if b.Component == "" {
+		b.Component = r.Component
+	}
+	b.Of = r.Of
 	if b.Status == StatusIncomplete {
 		b.Status, b.Text = r.state(now)
 		b.givenUp = r.GivenUp
@@ -358,7 +372,8 @@ func first(a, b bool) int {
 // Delete removes a backup: its manifest first, so that what is half deleted is
 // never READY, then all other objects and the run's record. It moves no pointer.
 // The newest READY one that failed no proof, and the one that latest points to, are
-// refused with ErrNewest, one that is being made with fsx.ErrLocked.
+// refused with ErrNewest, a pinned one with ErrPinned, one that is being made or
+// restored with fsx.ErrLocked.
 func (c *Catalog) Delete(ctx context.Context, id string) error {
 	all, err := c.List(ctx)
 	if err != nil {
@@ -368,7 +383,12 @@ func (c *Catalog) Delete(ctx context.Context, id string) error {
 	if i < 0 {
 		return c.none(fmt.Sprintf("%q", id))
 	}
+	if r := slices.IndexFunc(all, func(r Backup) bool { return r.Status == StatusRestoring && (r.Of == id || r.ID == id) }); r >= 0 {
+		return hint.Add(fmt.Errorf("%s is being restored (%s): %w", id, all[r].Text, fsx.ErrLocked), "wait until that has ended; a restore that was killed is gone on with, or counts as ABANDONED after a day")
+	}
 	switch b := all[i]; {
+	case len(b.Pins) > 0:
+		return hint.Add(fmt.Errorf("%s: %w by %s", id, ErrPinned, PinText(b.Pins)), hint.Command("eddy", "unpin", id, "--as", b.Pins[0].Who)+" takes a pin back")
 	case b.Status == StatusBackingUp:
 		return hint.Add(fmt.Errorf("%s is being made (%s): %w", id, b.Text, fsx.ErrLocked), "end that run first; one that was killed counts as ABANDONED after an hour")
 	case b.good() && i == slices.IndexFunc(all, func(b Backup) bool { return b.good() }):

@@ -36,14 +36,18 @@ func (c *Catalog) PlanExpire(ctx context.Context, p Policy, now time.Time) ([]Ex
 
 // PlanExpire decides on backups as List returns them, newest first. Whatever the
 // policy says, these are never in the plan: the newest READY backup, the one that
-// latest points to, the newest that was verified, pinned ones, what was not READY
-// itself or had no READY successor 72 hours ago, and everything that this eddy
-// cannot judge (DAMAGED, NEWER, BACKING_UP). One that failed a proof takes nobody's
+// latest points to, the newest that was verified, pinned ones, what is being restored, what was
+// not READY itself or had no READY successor 72 hours ago, and everything that this
+// eddy cannot judge (DAMAGED, NEWER, BACKING_UP). One that failed a proof takes nobody's
 // place: it is counted for none of these.
 func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 	var out []Expiry
 	// A run that goes on may copy from what failed ones have left.
 	busy := slices.ContainsFunc(all, func(b Backup) bool { return b.Status == StatusBackingUp })
+	restored := map[string]bool{}
+	for _, b := range all {
+		restored[b.Of] = restored[b.Of] || b.Status == StatusRestoring
+	}
 	ready, verified := 0, 0
 	var successor time.Time // when the next newer READY one was that
 	for _, b := range all {
@@ -56,7 +60,7 @@ func PlanExpire(all []Backup, p Policy, now time.Time) []Expiry {
 			// One of a lower height may be READY long after that of a higher one: made by
 			// a node that lags, or by a slow upload.
 			young := now.Sub(successor) < graceOfReady || now.Sub(since) < graceOfReady
-			kept := ready < max(1, p.Last) || b.Latest || len(b.Pins) > 0 || young
+			kept := ready < max(1, p.Last) || b.Latest || len(b.Pins) > 0 || young || restored[b.ID]
 			if b.good() {
 				ready++
 				if !b.Verified.IsZero() {

@@ -6,10 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/eddy-backup/eddy/internal/fsx"
 )
 
 // Whatever the history and the policy, retention leaves the newest READY backup that
@@ -42,7 +45,7 @@ func TestRetentionNeverEatsTheLastGoodOne(t *testing.T) {
 					b.Failed = &Grade{}
 				}
 				if rapid.IntRange(0, 6).Draw(t, "pinned") == 0 {
-					b.Pins = []string{"ops"}
+					b.Pins = []Pin{{Who: "ops"}}
 				}
 			}
 			all = append(all, b)
@@ -104,7 +107,7 @@ func TestPlanExpire(t *testing.T) {
 		"grace from READY on":        {1, []Backup{at(4*day, StatusReady, func(b *Backup) { b.Ready = b.Created.Add(2 * day) }), at(30*day, StatusReady)}, nil},
 		"no newer one, but late":     {1, []Backup{at(9*day, StatusReady), at(20*day, StatusReady, func(b *Backup) { b.Ready = t0.Add(-time.Hour) })}, nil},
 		"damaged counts for none":    {1, []Backup{at(1*day, StatusDamaged), at(9*day, StatusReady), at(19*day, StatusReady)}, []int{2}},
-		"pinned":                     {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, func(b *Backup) { b.Pins = []string{"x"} }), at(29*day, StatusReady)}, []int{2}},
+		"pinned":                     {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, func(b *Backup) { b.Pins = []Pin{{Who: "x"}} }), at(29*day, StatusReady)}, []int{2}},
 		"newest verified":            {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow), at(29*day, StatusReady, verifiedNow)}, []int{2}},
 		"failed ones stand for none": {1, []Backup{at(1*day, StatusReady, failedNow), at(9*day, StatusReady, failedNow), at(19*day, StatusReady), at(29*day, StatusReady), at(39*day, StatusReady, failedNow)}, []int{3, 4}},
 		"verified, and failed since": {1, []Backup{at(9*day, StatusReady), at(19*day, StatusReady, verifiedNow, failedNow), at(29*day, StatusReady, verifiedNow)}, []int{1}},
@@ -172,17 +175,17 @@ func TestPins(t *testing.T) {
 		t.Fatalf("%d would go", n)
 	}
 	for _, who := range []string{"upgrade-v2", "ops", "ops"} {
-		if err := c.Pin(t.Context(), first(), who, t0); err != nil {
+		if err := c.Pin(t.Context(), first(), Pin{Who: who}, t0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := c.Pin(t.Context(), first(), "../x", t0); err == nil {
+	if err := c.Pin(t.Context(), first(), Pin{Who: "../x"}, t0); err == nil {
 		t.Error("pinned as ../x")
 	}
-	if err := c.Pin(t.Context(), Backup{ID: first().ID, Status: StatusDamaged}, "ops", t0); err == nil {
+	if err := c.Pin(t.Context(), Backup{ID: first().ID, Status: StatusDamaged}, Pin{Who: "ops"}, t0); err == nil {
 		t.Error("what is DAMAGED was pinned")
 	}
-	if b := first(); !slices.Equal(b.Pins, []string{"ops", "upgrade-v2"}) || plan() != 1 {
+	if b := first(); !slices.Equal(b.Pins, []Pin{{Who: "ops"}, {Who: "upgrade-v2"}}) || plan() != 1 {
 		t.Fatalf("pins %v, %d would go", b.Pins, plan())
 	}
 	if err := c.Unpin(t.Context(), first(), "ops"); err != nil || plan() != 1 {
@@ -193,6 +196,78 @@ func TestPins(t *testing.T) {
 	}
 	if err := c.Unpin(t.Context(), first(), "upgrade-v2"); err != nil || plan() != 2 {
 		t.Fatalf("%v, %d would go", err, plan())
+	}
+}
+
+// A pin that has an end counts until then; one that cannot be read has none.
+func TestPinsEnd(t *testing.T) {
+	c := testCatalog(t)
+	id := mustBackup(t, c, t0, "auto", 1)
+	b, err := c.Select(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for _, p := range []Pin{{Who: "over", Until: now.Add(-time.Minute)}, {Who: "soon", Until: now.Add(time.Hour)}, {Who: "ops"}} {
+		if err := c.Pin(t.Context(), b, p, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for who, text := range map[string]string{"damaged": "{", "newer": `{"format":9,"min_reader":9,"until":"2001-01-01T00:00:00Z"}`} {
+		if _, err := c.store.PutSmall(t.Context(), c.pinKey(b.ID, who), []byte(text), "application/json", Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err = c.Select(t.Context(), b.ID)
+	if got, want := PinText(b.Pins), "damaged, newer, ops, soon until "+now.Add(time.Hour).UTC().Format(time.DateOnly); err != nil || got != want {
+		t.Errorf("%v: %s, want %s", err, got, want)
+	}
+	if err := c.Delete(t.Context(), b.ID); !errors.Is(err, ErrPinned) {
+		t.Errorf("deleted: %v", err)
+	}
+}
+
+// A backup that is being restored stays, whoever wants it gone.
+func TestRestoringStays(t *testing.T) {
+	c := testCatalog(t)
+	var ids []string
+	for i := range 3 {
+		when := t0.Add(time.Duration(i-40) * 24 * time.Hour)
+		id := mustBackup(t, c, when, "auto", uint64(i+1))
+		age(t, c, id, when)
+		ids = append(ids, id)
+	}
+	run := Run{ID: NewID(time.Now(), "restore"), Status: StatusRestoring, Component: "swarm", Host: "m2", Of: ids[0]}
+	if err := c.StartRun(t.Context(), run); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := c.PlanExpire(t.Context(), Policy{Last: 1}, t0)
+	if err != nil || len(plan) != 1 || plan[0].ID != ids[1] {
+		t.Errorf("%v: %+v", err, plan)
+	}
+	for _, id := range []string{ids[0], run.ID} {
+		if err := c.Delete(t.Context(), id); !errors.Is(err, fsx.ErrLocked) {
+			t.Errorf("%s was deleted: %v", id, err)
+		}
+	}
+	all, err := c.List(t.Context())
+	if err != nil || all[0].Status != StatusRestoring || all[0].Of != ids[0] || all[0].Component != "swarm" || all[0].Text != "restore of "+ids[0]+" on m2" {
+		t.Errorf("%v: %+v", err, all[0])
+	}
+	if got, err := c.Restores(t.Context(), ids[0]); err != nil || len(got) != 1 || got[0].Status != StatusRestoring {
+		t.Errorf("%v: %+v", err, got)
+	}
+	if err := c.GiveUpRun(t.Context(), run.ID, errors.New("no room")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := c.Select(t.Context(), run.ID); err != nil || b.Status != StatusError || !strings.HasSuffix(b.Text, "on m2: no room") {
+		t.Errorf("%v: %+v", err, b)
+	}
+	if err := c.EndRestores(t.Context(), ids[0], "m2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Delete(t.Context(), ids[0]); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -20,17 +20,18 @@ const (
 	maxRunVolumes = 128
 )
 
-// Run is a backup that is being made, or that failed.
+// Run is a backup that is being made or restored, or where that failed.
 type Run struct {
 	Format    int       `json:"format"`
 	MinReader int       `json:"min_reader"`
 	ID        string    `json:"id"`
 	Cluster   string    `json:"cluster"`
-	Status    Status    `json:"status"` // BACKING_UP or ERROR
-	Component string    `json:"component"`
+	Status    Status    `json:"status"`    // BACKING_UP, RESTORING or ERROR
+	Component string    `json:"component"` // the system: "swarm", "cometbft", ...
 	Host      string    `json:"host"`
-	Done      int64     `json:"done"`  // bytes
-	Total     int64     `json:"total"` // bytes
+	Of        string    `json:"of,omitempty"` // of a restore: the backup
+	Done      int64     `json:"done"`         // bytes
+	Total     int64     `json:"total"`        // bytes
 	Error     string    `json:"error,omitempty"`
 	Started   time.Time `json:"started"`
 	Updated   time.Time `json:"updated"`
@@ -64,15 +65,23 @@ func (r Run) state(now time.Time) (Status, string) {
 	if r.LapseSeconds > 0 {
 		lapse = time.Duration(min(r.LapseSeconds, int64(runKept/time.Second))) * time.Second
 	}
+	on := "on " + r.Host
+	if r.Of != "" {
+		on = "restore of " + r.Of + " " + on
+	}
 	switch {
+	case r.Status == StatusError && r.Of != "":
+		return StatusError, on + ": " + r.Error
 	case r.Status == StatusError:
 		return StatusError, r.Error
 	case now.Sub(r.heard()) > lapse:
-		return StatusAbandoned, "on " + r.Host + ", last heard of " + r.heard().UTC().Format(time.RFC3339)
+		return StatusAbandoned, on + ", last heard of " + r.heard().UTC().Format(time.RFC3339)
+	case r.Status == StatusRestoring:
+		return StatusRestoring, on
 	case r.Total > 0:
-		return StatusBackingUp, fmt.Sprintf("on %s, %.0f %%", r.Host, 100*float64(r.Done)/float64(r.Total))
+		return StatusBackingUp, fmt.Sprintf("%s, %.0f %%", on, 100*float64(r.Done)/float64(r.Total))
 	default:
-		return StatusBackingUp, "on " + r.Host
+		return StatusBackingUp, on
 	}
 }
 
@@ -177,6 +186,39 @@ func (c *Catalog) endRun(ctx context.Context, id string, cause error, givenUp bo
 // EndRun removes the record of a run that is READY or has changed nothing.
 func (c *Catalog) EndRun(ctx context.Context, id string) error {
 	return c.store.Delete(ctx, c.runKey(id))
+}
+
+// Restores are the restores of a backup of which the store knows: those that run, or
+// failed, the newest last.
+func (c *Catalog) Restores(ctx context.Context, id string) ([]Run, error) {
+	all, err := c.runs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []Run
+	for _, r := range all {
+		if r.Of == id && id != "" {
+			r.Status, _ = r.state(time.Now())
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b Run) int { return strings.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// EndRestores removes what restores of a backup on a host have left, which is known
+// to restore nothing now.
+func (c *Catalog) EndRestores(ctx context.Context, id, host string) error {
+	all, err := c.Restores(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if r.Host == host {
+			err = errors.Join(err, c.EndRun(ctx, r.ID))
+		}
+	}
+	return err
 }
 
 // CopySources are the other runs, dead or alive, whose volumes were made with an

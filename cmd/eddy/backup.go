@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) backupCommand() *cobra.Command {
-	var label string
+	var label, pin string
 	var newIncarnation, acceptShrink, dryRun, fresh, salvage bool
 	c := &cobra.Command{
 		Use: "backup", Short: "make one backup now and wait for it", Args: cobra.NoArgs,
@@ -24,6 +24,10 @@ func (a *app) backupCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := uploader.CheckLabel(label); err != nil {
 				return hint.Add(errorsJoinUsage(err), "3 to 25 of letters, digits, _ . -, not beginning with two dots")
+			}
+			keep, err := pinTime(pin)
+			if err != nil {
+				return err
 			}
 			boundMemory()
 			c, err := a.load(config.NeedBackup)
@@ -48,10 +52,12 @@ func (a *app) backupCommand() *cobra.Command {
 				return t.notBegun(cmd.Context(), err)
 			}
 			b.NewIncarn, b.AcceptShrink, b.Fresh, b.Salvage = newIncarnation, acceptShrink, fresh, salvage
+			b.Pin = keep
 			return a.makeBackup(cmd.Context(), b, t)
 		},
 	}
 	c.Flags().StringVar(&label, "label", "auto", "a word of your own for this backup")
+	c.Flags().StringVar(&pin, "pin", "", "keep it that long, 90d for instance, whatever retention says")
 	c.Flags().BoolVar(&salvage, "salvage", false, "take what this member has of a cluster that has lost its quorum: no gate, never the latest (not for chains)")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and stop and write nothing")
 	c.Flags().BoolVar(&fresh, "fresh", false, "remove what an earlier run has sent instead of going on with it")

@@ -79,7 +79,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNoBackup
 	case errors.Is(err, fsx.ErrLocked), errors.Is(err, uploader.ErrLeaseLost), errors.Is(err, control.ErrRestoring):
 		return exitLocked
-	case errors.Is(err, job.ErrNotConfirmed), errors.Is(err, uploader.ErrNewest):
+	case errors.Is(err, job.ErrNotConfirmed), errors.Is(err, uploader.ErrNewest), errors.Is(err, uploader.ErrPinned):
 		return exitNotConfirmed
 	case errors.Is(err, observer.ErrNotFit), errors.Is(err, control.ErrStopped), errors.Is(err, control.ErrKilled),
 		errors.Is(err, control.ErrStopTimeout), errors.Is(err, control.ErrNotDown):

@@ -32,6 +32,10 @@ type listed struct {
 	Volumes  int       `json:"volumes"`
 	Created  time.Time `json:"created"`
 	Text     string    `json:"text,omitempty"` // of an error, or the progress
+	// Component is the system; Of, of a line that is a restore, the backup.
+	Component string         `json:"component,omitempty"`
+	Of        string         `json:"of,omitempty"`
+	Pins      []uploader.Pin `json:"pins,omitempty"`
 	graded
 }
 
@@ -81,7 +85,7 @@ func (listed) MessageType() string { return "backup" }
 func (l listed) Line() string { return "" } // the table shows it
 
 func asListed(b uploader.Backup) listed {
-	l := listed{ID: b.ID, Status: string(b.Status), Label: b.Label, Latest: b.Latest, Size: b.Size, Volumes: b.Volumes, Created: b.Created, Text: b.Text, graded: gradedOf(b)}
+	l := listed{ID: b.ID, Status: string(b.Status), Label: b.Label, Latest: b.Latest, Size: b.Size, Volumes: b.Volumes, Created: b.Created, Text: b.Text, Component: b.Component, Of: b.Of, Pins: b.Pins, graded: gradedOf(b)}
 	if b.Manifest != nil {
 		p := job.PositionOf(b.Manifest)
 		l.Position, l.At, l.Kind = p.Index, p.String(), p.Kind
@@ -127,10 +131,14 @@ func (a *app) listCommand() *cobra.Command {
 					}
 					continue
 				}
-				note := cmp.Or(l.Text, l.Why)
+				var notes []string
 				if l.Latest {
-					note = strings.TrimSpace("latest " + note)
+					notes = append(notes, "latest")
 				}
+				if len(l.Pins) > 0 {
+					notes = append(notes, "pinned ("+uploader.PinText(l.Pins)+")")
+				}
+				note := strings.TrimSpace(strings.Join(notes, ", ") + " " + cmp.Or(l.Text, l.Why))
 				at := l.At
 				if l.Kind == "cometbft" && column == "HEIGHT" {
 					at = strings.TrimPrefix(at, "height ")
@@ -174,9 +182,22 @@ func (c clusterName) Line() string      { return c.Cluster }
 
 // shown is `eddy show`: the manifest as it stands in the bucket.
 type shown struct {
-	Status string `json:"status"`
+	Status    string `json:"status"`
+	Component string `json:"component,omitempty"`
 	graded
+	Pins     []uploader.Pin     `json:"pins,omitempty"`
+	Restores []restoreRun       `json:"restores,omitempty"`
 	Manifest *uploader.Manifest `json:"manifest"`
+}
+
+// restoreRun is a restore of a backup that runs, or failed.
+type restoreRun struct {
+	ID        string    `json:"id"`
+	Component string    `json:"component"`
+	Status    string    `json:"status"`
+	Host      string    `json:"host"`
+	Started   time.Time `json:"started"`
+	Error     string    `json:"error,omitempty"`
 }
 
 func (shown) MessageType() string { return "show" }
@@ -193,7 +214,7 @@ func (a *app) showCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "show SEL", Short: "show one backup's manifest", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, _, err := a.selected(cmd.Context(), args[0])
+			b, cat, err := a.selected(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -204,7 +225,23 @@ func (a *app) showCommand() *cobra.Command {
 			if p := g.proof(time.Now()); p != "" && !a.json { // stdout is the manifest, to the byte
 				fmt.Fprintln(a.err, strings.TrimSuffix(b.ID+" is "+p+": "+g.Why, ": "))
 			}
-			return a.result(shown{Status: string(b.Status), graded: g, Manifest: b.Manifest})
+			out := shown{Status: string(b.Status), Component: b.Component, graded: g, Pins: b.Pins, Manifest: b.Manifest}
+			runs, err := cat.Restores(cmd.Context(), b.ID)
+			if err != nil {
+				return err
+			}
+			for _, r := range runs {
+				out.Restores = append(out.Restores, restoreRun{r.ID, r.Component, string(r.Status), r.Host, r.Started, r.Error})
+			}
+			if !a.json {
+				if p := uploader.PinText(b.Pins); p != "" {
+					fmt.Fprintf(a.err, "%s is pinned by %s\n", b.ID, p)
+				}
+				for _, r := range out.Restores {
+					fmt.Fprintln(a.err, strings.TrimSuffix(fmt.Sprintf("restore %s of %s on %s: %s: %s", r.ID, r.Component, r.Host, r.Status, r.Error), ": "))
+				}
+			}
+			return a.result(out)
 		},
 	}
 }

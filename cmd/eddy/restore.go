@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -125,6 +126,9 @@ func (a *app) newRestore(ctx context.Context, c *config.Config, f restoreFlags, 
 	}
 	if len(ids) > 0 {
 		r.Unseal = ids.DecryptAt
+	}
+	if r.Host, err = os.Hostname(); err != nil {
+		return r, fmt.Errorf("host name: %w", err)
 	}
 	if f.owner != "" {
 		if r.Owner, err = job.ParseOwner(f.owner); err != nil {

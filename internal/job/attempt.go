@@ -37,6 +37,8 @@ type attempt struct {
 	// Sealed is the encrypted archive, where it is to be sent so. Then there is no
 	// stage any more.
 	Sealed *sealed `json:"sealed,omitempty"`
+	// Pin is how long it is pinned from its commit on; 0: not at all.
+	Pin time.Duration `json:"pin_ns,omitempty"`
 	// Manifest is what it will be, with the volumes that are stored.
 	Manifest uploader.Manifest `json:"manifest"`
 }
@@ -203,6 +205,10 @@ func (b *Backup) goOn(ctx context.Context, sum *Summary) (done bool, err error) 
 	s.st = &State{ID: m.ID, Cluster: b.Cluster, Store: a.Store, PID: os.Getpid(), Started: m.Times.Begun}
 	if s.st.BootID, err = fsx.BootID(); err != nil {
 		return false, err
+	}
+	b.component = m.System
+	if m.Label == b.Label { // or it is not the one that is to be pinned
+		a.Pin = max(a.Pin, b.Pin)
 	}
 	if err := b.announce(ctx, m.ID, m.Volumes); err != nil {
 		return false, err

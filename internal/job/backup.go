@@ -58,7 +58,9 @@ type Backup struct {
 	Fresh        bool       // go on with no earlier attempt: remove it
 	// Salvage takes what this one member has, of a cluster that cannot decide any
 	// more: no gate is asked, and the backup is never the latest.
-	Salvage      bool
+	Salvage bool
+	// Pin keeps the backup that long from its commit on; 0: as retention does.
+	Pin          time.Duration
 	AcceptShrink bool // accept a dump of less than half the size
 	// AttestWait is how long the witnesses are waited for that cannot say yet.
 	AttestWait time.Duration
@@ -86,11 +88,13 @@ type Backup struct {
 
 	roomEvery time.Duration // 0: the default; less in tests
 
-	caps     uploader.Caps   // of the store, once steer has asked
-	leased   *uploader.Lease // once lease has taken it
-	still    bool            // the replica stands still, or may: the bucket is not to be asked for anything
-	mu       sync.Mutex
-	warnings []string
+	caps   uploader.Caps   // of the store, once steer has asked
+	leased *uploader.Lease // once lease has taken it
+	// component is the system that the run is of, once it is known.
+	component string
+	still     bool // the replica stands still, or may: the bucket is not to be asked for anything
+	mu        sync.Mutex
+	warnings  []string
 }
 
 // rejoinWait bounds how long a finished backup waits for the replica to be seen
@@ -253,6 +257,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		return sum, errors.Join(err, b.Workdir.leave())
 	}
 	defer letGo()
+	b.component = before.System
 	b.sweepUploads(ctx)
 	if err := b.announce(ctx, id, nil); err != nil {
 		return sum, errors.Join(err, b.Workdir.leave())
@@ -283,7 +288,7 @@ func (b *Backup) skips(err error) bool { return b.WhenBusy.Skip && errors.Is(err
 // stored.
 func (b *Backup) announce(ctx context.Context, id string, stored []uploader.Volume) error {
 	return b.Catalog.StartRun(ctx, uploader.Run{
-		ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: "backup", Host: b.Host,
+		ID: id, Cluster: b.Cluster, Status: uploader.StatusBackingUp, Component: b.component, Host: b.Host,
 		Encoder: snapshot.EncoderName(), Level: b.level(), Volumes: stored,
 	})
 }
@@ -382,7 +387,15 @@ func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) 
 	}
 	sum.Outcome, sum.ID = "unchanged", m.ID
 	sum.at(PositionOf(m))
+	if b.Pin > 0 {
+		return true, b.Catalog.Pin(ctx, newest, b.pin(b.Pin), b.Now())
+	}
 	return true, nil
+}
+
+// pin is the one that a run makes, named as `eddy pin` names its own.
+func (b *Backup) pin(d time.Duration) uploader.Pin {
+	return uploader.Pin{Who: "operator", Until: b.Now().Add(d)}
 }
 
 // fill brings what the replica has into the stage, and seals it.

@@ -66,6 +66,8 @@ func (r *Bring) Run(ctx context.Context) (out Restored, err error) {
 	if err := r.Confirm(there, fmt.Sprintf("%s, %s at %s, made by %s", m.ID, m.Cluster, t.Position, madeBy(m).Program())); err != nil {
 		return out, err
 	}
+	ended := r.restoring(ctx, m)
+	defer func() { ended(ctx, err) }()
 	defer func() { err = errors.Join(err, r.Workdir.sweepPlain()) }()
 	r.Into = t.Dir
 	if out, err = r.fill(ctx, m); err != nil {

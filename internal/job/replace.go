@@ -79,7 +79,7 @@ const startFile = "restart.json"
 // extracted beside the data and verified while the node runs; then the node is
 // halted, names are exchanged, and it is started again. What was there stays in
 // .eddy/before-ID of each root until Forget.
-func (r *Replace) Run(ctx context.Context) (done Restored, err error) {
+func (r *Replace) Run(ctx context.Context) (out Restored, err error) {
 	begun := r.Now()
 	unlock, err := r.lock(ctx)
 	if err != nil {
@@ -146,6 +146,8 @@ func (r *Replace) Run(ctx context.Context) (done Restored, err error) {
 	if err != nil {
 		return Restored{}, err
 	}
+	ended := r.restoring(ctx, m)
+	defer func() { ended(ctx, err) }()
 	from := snapshot.ComingPrefix + m.ID
 	rep, err := r.extract(ctx, roots, from, vols, owner)
 	if err != nil {
@@ -158,7 +160,7 @@ func (r *Replace) Run(ctx context.Context) (done Restored, err error) {
 	if err != nil {
 		return Restored{}, fmt.Errorf("look into what was restored: %w", err)
 	}
-	out := restored(m, rep)
+	out = restored(m, rep)
 	out.Dir, out.Owner = roots[0].Path, ownerText
 	stage := func(string) error { return nil }
 	if r.Keys != nil {

@@ -40,6 +40,8 @@ type Restore struct {
 	// nil: data alone.
 	Keys   *KeysRestore
 	Home   string // of the live node, whose backups would take what is restored into it; "": not known
+	// Host is what the store is told of who restores in place; "": it is told nothing.
+	Host   string
 	Events ui.Sink
 	Now    func() time.Time
 	FS     fsx.FS // makes the changes

@@ -50,7 +50,7 @@ type sender struct {
 func (b *Backup) newSender(ctx context.Context, st *State, stage *snapshot.Stage, m uploader.Manifest, sum *Summary) (*sender, error) {
 	m.Runs = []uploader.Worked{{Begun: st.Started, Eddy: b.Version}}
 	a := &attempt{
-		Store: b.Store.URL(), Roots: stage.Roots(), Stage: stage.Digest(), VolumeSize: cmp.Or(b.VolumeSize, snapshot.DefaultVolumeSize), Manifest: m,
+		Store: b.Store.URL(), Roots: stage.Roots(), Stage: stage.Digest(), VolumeSize: cmp.Or(b.VolumeSize, snapshot.DefaultVolumeSize), Pin: b.Pin, Manifest: m,
 	}
 	s := &sender{b: b, st: st, stage: stage, a: a, sum: sum}
 	if b.Sealing != nil {
@@ -180,6 +180,11 @@ func (s *sender) commit(ctx context.Context, stopNotes func()) (err error) {
 		// written it, and is repeated with the same bytes or refused for ever.
 		m.Times.Uploaded = b.Now().UTC()
 		if err := b.Workdir.keep(s.a); err != nil {
+			return err
+		}
+	}
+	if s.a.Pin > 0 { // before it is READY: what is to be kept is never without its pin
+		if err := b.Catalog.PinAhead(ctx, m.ID, b.pin(s.a.Pin), b.Now()); err != nil {
 			return err
 		}
 	}
