@@ -29,6 +29,32 @@ func tryWords(words []string) error {
 	return err
 }
 
+// pageInline are commands of eddy between backticks.
+var pageInline = regexp.MustCompile("`(eddy [a-z][^`]*)`")
+
+// So do the pages that lead from other words to ours.
+func TestTablesNameWhatThereIs(t *testing.T) {
+	for _, page := range []string{"symptoms.md", "dcos.md", "runbooks/docker-enterprise.md"} {
+		text, err := os.ReadFile(filepath.Join("../../docs", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := pageInline.FindAllStringSubmatch(string(text), -1)
+		for _, m := range seen {
+			words := strings.Fields(strings.TrimSuffix(m[1], " ..."))[1:]
+			if len(words) == 1 && words[0] == "restore" { // named, not typed
+				continue
+			}
+			if err := tryWords(words); err != nil {
+				t.Errorf("%s: %s: %v", page, m[1], err)
+			}
+		}
+		if len(seen) < 3 {
+			t.Errorf("%s: only %d commands of eddy were found in it", page, len(seen))
+		}
+	}
+}
+
 // The quick starts name verbs, flags and arguments that there are.
 func TestPagesNameWhatThereIs(t *testing.T) {
 	pages, err := filepath.Glob("../../docs/quickstart-*.md")

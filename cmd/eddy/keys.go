@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,10 +142,12 @@ func (a *app) backUpKeys(ctx context.Context, c *config.Config, node string, new
 	if err != nil {
 		return out, fmt.Errorf("host name: %w", err)
 	}
-	short, _, _ := strings.Cut(host, ".")
-	node = cmp.Or(node, c.Keys.Node, short)
-	if err := uploader.CheckName(node); err != nil {
-		return out, hint.Add(errorsJoinUsage(err), "give the node a name: `keys.node: NAME`")
+	if node == "" {
+		if node, err = nodeName(c); err != nil {
+			return out, err
+		}
+	} else if err := uploader.CheckName(node); err != nil {
+		return out, hint.Add(errorsJoinUsage(err), "1 to 63 of letters, digits, _ . -")
 	}
 	_, cat, err := a.openCatalog(ctx, c)
 	if err != nil {

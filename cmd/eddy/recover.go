@@ -252,7 +252,7 @@ func (a *app) membersNow(ctx context.Context, kind string) ([]observer.Member, e
 	defer cancel()
 	s, err := src.Describe(ctx)
 	if err != nil {
-		return s.Members, hint.Add(fmt.Errorf("the replica does not tell who its members are: %w", err), "`eddy recover --member ID=ADDRESS ...` says it")
+		return s.Members, hint.Add(fmt.Errorf("the replica does not tell who its members are: %w", err), "say it, a `--member` for each: `eddy recover --member ID=ADDRESS,down`")
 	}
 	return s.Members, nil
 }

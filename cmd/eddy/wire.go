@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/config"
@@ -25,9 +26,36 @@ import (
 // load reads the configuration as file, environment and flags give it, and
 // demands what the verb needs.
 func (a *app) load(need config.Need) (*config.Config, error) {
-	return config.Load(a.configFile, os.Environ(), config.Overrides{
+	c, err := config.Load(a.configFile, os.Environ(), config.Overrides{
 		Store: a.store, Region: a.region, Endpoint: a.endpoint, Cluster: a.cluster, Home: a.home, LogFormat: a.logFormat,
 	}, need)
+	if err != nil || c.Backup.PerNode != "true" || c.Cluster == "" || a.cluster != "" { // a flag names it whole
+		return c, err
+	}
+	node, err := nodeName(c)
+	if err != nil {
+		return nil, err
+	}
+	c.Cluster += "." + node
+	if err := uploader.CheckName(c.Cluster); err != nil {
+		return nil, hint.Add(errorsJoinUsage(fmt.Errorf("backup.per_node: %w", err)), "give the node a shorter name: `keys.node: NAME`")
+	}
+	return c, nil
+}
+
+// nodeName is what this node is called in the store: keys.node, else the host's name
+// without its domain.
+func nodeName(c *config.Config) (string, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("host name: %w", err)
+	}
+	short, _, _ := strings.Cut(host, ".")
+	node := cmp.Or(c.Keys.Node, short)
+	if err := uploader.CheckName(node); err != nil {
+		return "", hint.Add(errorsJoinUsage(err), "give the node a name: `keys.node: NAME`")
+	}
+	return node, nil
 }
 
 // openCatalog opens the store and the cluster's catalog in it.

@@ -26,7 +26,8 @@ type Config struct {
 	Replica Replica `yaml:"replica"`
 	Store   Store   `yaml:"store"`
 	// Schedule says when `eddy run` backs up: five cron fields or a descriptor
-	// (@daily, @every 6h), in local time unless it begins with CRON_TZ=.
+	// (@daily, @every 6h), in local time unless it begins with CRON_TZ=. Of a replica
+	// that is no chain the default is DefaultSchedule.
 	Schedule string `yaml:"schedule" default:"@daily"`
 	// Workdir holds journals and the job's state, no data. One for each replica.
 	Workdir   string    `yaml:"workdir" default:"/var/lib/eddy"`
@@ -60,6 +61,10 @@ type Config struct {
 
 	origins map[string]Origin
 }
+
+// DefaultSchedule is when a replica that is no chain is backed up where nobody says
+// it: at night, for a member stands still for it, or serves a dump.
+const DefaultSchedule = "0 3 * * *"
 
 // Replica is the node that is backed up.
 type Replica struct {
@@ -186,6 +191,9 @@ type Backup struct {
 	Level int `yaml:"level" default:"1"`
 	// VolumeSize is how many bytes of the plan go into one volume.
 	VolumeSize Size `yaml:"volume_size" default:"256GiB"`
+	// PerNode: each node that backs up has backups of its own, of the cluster
+	// CLUSTER.NODE in the store.
+	PerNode string `yaml:"per_node" default:"false" enum:"true,false"`
 	// WhenBehind says what becomes of a backup whose replica has not caught up.
 	WhenBehind WhenBehind `yaml:"when_behind" default:"wait 15m"`
 	// WhenBusy says what becomes of a backup whose cluster another eddy works on.

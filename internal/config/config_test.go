@@ -79,7 +79,7 @@ func TestLoadFileAndDefaults(t *testing.T) {
 		Schedule:  "@daily",
 		Workdir:   "/var/lib/eddy",
 		Retention: Retention{By: "none"},
-		Backup:    Backup{Level: 1, VolumeSize: 256 << 30, WhenBehind: WhenBehind{Action: "wait", For: 15 * time.Minute}, WhenBusy: WhenBehind{Action: "fail"}, WhenStopped: "refuse", Require: Require{Attested: 1, Opened: "possible"}},
+		Backup:    Backup{Level: 1, VolumeSize: 256 << 30, PerNode: "false", WhenBehind: WhenBehind{Action: "wait", For: 15 * time.Minute}, WhenBusy: WhenBehind{Action: "fail"}, WhenStopped: "refuse", Require: Require{Attested: 1, Opened: "possible"}},
 		Verify:    Verify{Open: "true"},
 		Drill:     Drill{Blocks: 20, Timeout: Duration(30 * time.Minute), Isolated: "true"},
 		Keys:      Keys{Preset: "auto", ValidatorKey: "false", Keep: 10},
@@ -450,6 +450,20 @@ func TestTemplateHasEveryKey(t *testing.T) {
 		}
 		if !there {
 			t.Errorf("%s is not in the template", key)
+		}
+	}
+}
+
+// What is no chain is backed up at night, unless somebody says when.
+func TestScheduleOfTheKind(t *testing.T) {
+	for text, want := range map[string]string{
+		"replica: {kind: cometbft}\n":                       "@daily",
+		"replica: {kind: command, command: {argv: [x]}}\n":  DefaultSchedule,
+		"schedule: \"@hourly\"\nreplica: {kind: command}\n": "@hourly",
+	} {
+		c, err := Load(write(t, text), nil, Overrides{}, NeedNothing)
+		if err != nil || c.Schedule != want {
+			t.Errorf("%q: %v, %+v, want %s", text, err, c, want)
 		}
 	}
 }

@@ -50,6 +50,9 @@ func Load(path string, env []string, over Overrides, need Need) (*Config, error)
 	}
 	l.environment(vars)
 	l.flags(over)
+	if !l.c.Replica.Chain() && l.c.origins["schedule"].Source == FromDefault {
+		l.c.Schedule = DefaultSchedule
+	}
 	l.check(need)
 	if len(l.problems) > 0 {
 		return nil, &Error{l.sorted()}
