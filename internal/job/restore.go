@@ -38,8 +38,8 @@ type Restore struct {
 	Unseal Unseal
 	// Keys are restored behind the data, into the same directory as the node's home;
 	// nil: data alone.
-	Keys   *KeysRestore
-	Home   string // of the live node, whose backups would take what is restored into it; "": not known
+	Keys *KeysRestore
+	Home string // of the live node, whose backups would take what is restored into it; "": not known
 	// Host is what the store is told of who restores in place; "": it is told nothing.
 	Host   string
 	Events ui.Sink
