@@ -36,7 +36,7 @@ LABDIRS := uploader cmd scripts internal/job observer/cometbft
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart chaos chaos-resume bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-zookeeper chaos chaos-resume bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -132,7 +132,7 @@ e2e-drill: bin/eddy lab-wasmd ## drills a real SDK chain, and 1 GB of real block
 		cd lab && SIZE=$(SIZE) EDDY_LAB_WASMD=$(WASMD) EDDY_LAB_CONTRACT=$$contract $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
 	[ "$$(id -u)" != 0 ] || $(GOTEST) -tags '$(TAGS) root' -count=1 -run TestRoot ./observer/cometbft/drill
 
-e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart chaos ## all of that against real systems (root; half an hour)
+e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-zookeeper chaos ## all of that against real systems (root; half an hour)
 
 e2e-docker: bin/eddy bin/lab ## docker control, the compose file and its quick start, beside a real engine (root; minutes)
 	scripts/deps.sh docker
@@ -148,6 +148,10 @@ e2e-quickstart: deps-systemd dist bin/lab lab-wasmd $(SYSROOT) ## types the quic
 	d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && cd lab && \
 		TMPDIR=$$d EDDY_LAB_ROOT=$(SYSROOT) EDDY_LAB_WASMD=$(WASMD) \
 		$(ALONE) $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -skip TestDocker ./quickstart
+
+e2e-zookeeper: bin/eddy ## an ensemble of ZooKeeper: backed up under load, destroyed, restored, every node proven (a minute)
+	scripts/deps.sh zookeeper
+	cd lab && EDDY=$(CURDIR)/bin/eddy $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 10m -v -run TestZookeeper ./raft
 
 # libpam-systemd is named because debootstrap does not know who provides a logind.
 $(SYSROOT): | deps-systemd

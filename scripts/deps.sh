@@ -2,7 +2,8 @@
 # Installs, on Debian and its kin, the tools that eddy's tests, demo and bench
 # call and that this machine lacks. Does nothing where all are there. With the
 # word docker also what `make e2e-docker` needs: an engine; with the word systemd
-# what boots a machine for `make e2e-systemd` and `make e2e-quickstart`.
+# what boots a machine for `make e2e-systemd` and `make e2e-quickstart`; with the word
+# zookeeper its servers, for `make e2e-zookeeper`.
 set -euo pipefail
 
 missing=()
@@ -31,6 +32,10 @@ if [ "${1:-}" = systemd ]; then
   need nsenter util-linux
   need unshare util-linux
   need ip iproute2
+fi
+if [ "${1:-}" = zookeeper ]; then
+  need java default-jre-headless
+  [ -e /usr/share/java/zookeeper.jar ] || missing+=(zookeeper)
 fi
 # The bench measures Debian's own awscli and reads GNU time, so it is these
 # files that must be there, not something of the same name in PATH.
