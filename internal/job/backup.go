@@ -88,6 +88,7 @@ type Backup struct {
 
 	roomEvery time.Duration // 0: the default; less in tests
 
+	again  int             // how often the cluster's history began anew, once history has asked
 	caps   uploader.Caps   // of the store, once steer has asked
 	leased *uploader.Lease // once lease has taken it
 	// component is the system that the run is of, once it is known.
@@ -221,6 +222,9 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 		return sum, nil
 	}
 	if err != nil {
+		return sum, err
+	}
+	if err := b.history(ctx, &before); err != nil {
 		return sum, err
 	}
 	if done, err := b.unchanged(ctx, before, &sum); err != nil || done {
@@ -380,7 +384,7 @@ func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) 
 	// observer was a moment faster.
 	if follows := s.Leader != nil && s.Leader.Index >= m.Position.Index; s.Position.Index < m.Position.Index && !follows {
 		return false, hint.Add(fmt.Errorf("%w: it is at %s, and backup %s has %s of the same history: it went back", observer.ErrNotFit, s.Position, m.ID, PositionOf(m)),
-			"another observer may be ahead of this one: wait until it has caught up; if this node was set back, let it follow the chain again")
+			"another observer may be ahead of this one: wait until it has caught up; if this node was set back, let it follow the chain again; if the whole cluster was restored from an older backup, say `eddy backup --new-incarnation` once")
 	}
 	if m.Position.Index != s.Position.Index {
 		return false, nil
@@ -425,7 +429,11 @@ func (b *Backup) fillAsked(ctx context.Context, st *State, stage *snapshot.Stage
 	}
 	b.phase(st.ID, "capture", "taking the dump; nothing is stopped for it")
 	begun := b.Now()
-	if err := b.Replica.Capture(ctx, stage); err != nil {
+	capture := b.Replica.Capture
+	if s, ok := b.Replica.(observer.Salvager); ok && b.Salvage {
+		capture = s.Salvage
+	}
+	if err := capture(ctx, stage); err != nil {
 		return mark(ErrStage, fmt.Errorf("capture: %w", err))
 	}
 	sum.heldAt, sum.releasedAt = begun.UTC(), b.Now().UTC()
@@ -482,6 +490,7 @@ func (b *Backup) draft(ctx context.Context, st *State, stage *snapshot.Stage, be
 	if err != nil {
 		return nil, err
 	}
+	pos.Incarnation = b.ofHistory(pos.Incarnation)
 	m, err := b.manifest(ctx, st, stage, before, pos, sum)
 	if err != nil {
 		return nil, err

@@ -59,6 +59,7 @@ func (r *Bring) Run(ctx context.Context) (out Restored, err error) {
 		Node: observer.Node{ID: m.Node.ID, Name: m.Node.Name, Host: m.Node.Host, Role: m.Node.Role},
 		Say:  func(phase, text string) { r.Events.Emit(Phase{ID: m.ID, Phase: phase, Text: text}) },
 	}
+	t.Position.Incarnation, _ = historyOf(t.Position.Incarnation) // as the system knows itself
 	there, err := r.Replica.Target(ctx, t)
 	if err != nil {
 		return out, err
