@@ -74,6 +74,8 @@ func (p Position) String() string {
 		return fmt.Sprintf("zxid 0x%x", p.Index)
 	case p.Kind == "command":
 		return "what was there at " + p.Time.UTC().Format(time.RFC3339)
+	case p.Index == 0:
+		return "an index that is not known yet"
 	case p.Epoch > 0:
 		return fmt.Sprintf("index %d of term %d", p.Index, p.Epoch)
 	default:

@@ -35,6 +35,7 @@ var table = []row{
 	{pkg: "observer/held", imports: []string{"observer", "observer/control", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/cometbft", imports: []string{"observer", "observer/control", "observer/held", "observer/cometbft/check", "observer/cometbft/engine", "snapshot"}, never: stores},
 	{pkg: "observer/command", imports: []string{"observer", "snapshot"}, never: join(network, stores, cluster)},
+	{pkg: "observer/consul", imports: []string{"observer", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/zookeeper", imports: []string{"observer", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
 	// Files and keys: what they mean is for others.
 	{pkg: "observer/cometbft/engine", never: join(network, stores, cluster)},
@@ -73,6 +74,7 @@ var table = []row{
 		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/recovery", "internal/roster", "internal/ui",
 		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node",
 		"observer/command",
+		"observer/consul",
 		"observer/zookeeper",
 		"observer/control", "observer/held", "snapshot", "snapshot/bundle", "uploader",
 	}, never: join(stores, cluster)},
