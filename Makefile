@@ -18,6 +18,9 @@ export EDDY_LAB_BIN := $(LABBIN)
 WASMDTAGS := netgo,pebbledb
 WASMD := $(dir $(LABBIN))wasmd-$(shell (echo $(WASMDTAGS); cat lab/wasmd/go.mod lab/wasmd/go.sum) | sha256sum | cut -c1-16)
 
+# A real Consul, by the state of its own module.
+CONSUL := $(dir $(LABBIN))consul-$(shell cat lab/consul/go.mod lab/consul/go.sum | sha256sum | cut -c1-16)
+
 # A Debian with a systemd of its own, for what needs one; the number is of its list.
 SYSROOT := $(dir $(LABBIN))debian-12-systemd-1
 
@@ -36,7 +39,7 @@ LABDIRS := uploader cmd scripts internal/job observer/cometbft
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-systemd build lab lab-wasmd test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-zookeeper chaos chaos-resume bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd lab-consul test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-raft-short chaos chaos-resume bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +79,12 @@ $(WASMD)/wasmd:
 	cd lab/wasmd && CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags $(WASMDTAGS) -ldflags '-s -w \
 		-X github.com/cosmos/cosmos-sdk/version.Name=wasm -X github.com/cosmos/cosmos-sdk/version.AppName=wasmd \
 		-extldflags "-Wl,-rpath,$$ORIGIN"' -o $@.$$$$ github.com/CosmWasm/wasmd/cmd/wasmd && mv $@.$$$$ $@
+
+lab-consul: $(CONSUL)/consul ## build a real Consul (cached; ten minutes)
+
+$(CONSUL)/consul:
+	mkdir -p $(@D)
+	cd lab/consul && $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $@.$$$$ github.com/hashicorp/consul && mv $@.$$$$ $@
 
 test: deps bin/lab ## all tests, those against the two real S3 servers included
 	$(GOTEST) -tags $(TAGS) $$($(GO) list ./... $(LABDIRS:%=| grep -v /%))
@@ -132,7 +141,7 @@ e2e-drill: bin/eddy lab-wasmd ## drills a real SDK chain, and 1 GB of real block
 		cd lab && SIZE=$(SIZE) EDDY_LAB_WASMD=$(WASMD) EDDY_LAB_CONTRACT=$$contract $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
 	[ "$$(id -u)" != 0 ] || $(GOTEST) -tags '$(TAGS) root' -count=1 -run TestRoot ./observer/cometbft/drill
 
-e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-zookeeper chaos ## all of that against real systems (root; half an hour)
+e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft chaos ## all of that against real systems (root; half an hour)
 
 e2e-docker: bin/eddy bin/lab ## docker control, the compose file and its quick start, beside a real engine (root; minutes)
 	scripts/deps.sh docker
@@ -149,9 +158,16 @@ e2e-quickstart: deps-systemd dist bin/lab lab-wasmd $(SYSROOT) ## types the quic
 		TMPDIR=$$d EDDY_LAB_ROOT=$(SYSROOT) EDDY_LAB_WASMD=$(WASMD) \
 		$(ALONE) $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -skip TestDocker ./quickstart
 
-e2e-zookeeper: bin/eddy ## an ensemble of ZooKeeper: backed up under load, destroyed, restored, every node proven (a minute)
+# The short form leaves out what takes ten minutes to build.
+e2e-raft-short: bin/eddy
 	scripts/deps.sh zookeeper
-	cd lab && EDDY=$(CURDIR)/bin/eddy $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 10m -v -run TestZookeeper ./raft
+	$(RAFT) -skip TestConsul ./raft
+
+e2e-raft: bin/eddy lab-consul ## backs up real raft clusters under load, destroys them, restores, proves every key; E2E='-run TestConsul' for one (minutes)
+	scripts/deps.sh zookeeper
+	$(RAFT) $(E2E) ./raft
+
+RAFT = cd lab && EDDY=$(CURDIR)/bin/eddy EDDY_LAB_CONSUL=$(CONSUL)/consul $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 15m -v
 
 # libpam-systemd is named because debootstrap does not know who provides a logind.
 $(SYSROOT): | deps-systemd

@@ -23,6 +23,8 @@ func (a *app) newSource(c *config.Config) (job.Replica, error) {
 		return newReplica(c)
 	case "command":
 		return asked{a.newCommand(c), filepath.Join(c.Workdir, "dump")}, nil
+	case "consul", "nomad", "vault":
+		return newConsul(c)
 	case "zookeeper":
 		return newZookeeper(c)
 	}

@@ -69,7 +69,7 @@ const DefaultSchedule = "0 3 * * *"
 // Replica is the node that is backed up.
 type Replica struct {
 	// Kind is the system that runs there.
-	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command,zookeeper"`
+	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command,consul,nomad,vault,zookeeper"`
 	// Home is the node's home directory, the one with config and data in it.
 	Home string `yaml:"home"`
 	// RPC is the replica's own RPC address, http or https.
@@ -82,6 +82,9 @@ type Replica struct {
 	Control Control `yaml:"control"`
 	App     App     `yaml:"app"`
 	Command Command `yaml:"command"`
+	Consul  Consul  `yaml:"consul"`
+	Nomad   Nomad   `yaml:"nomad"`
+	Vault   Vault   `yaml:"vault"`
 
 	Zookeeper Zookeeper `yaml:"zookeeper"`
 }

@@ -73,6 +73,8 @@ func TestLoadFileAndDefaults(t *testing.T) {
 			Control:   Control{Way: Way{Supervise: "/run/eddy/node.sock", Systemd: Systemd{Rights: "polkit"}}, Timeout: Duration(time.Minute), Deadline: Duration(10 * time.Minute)},
 			App:       App{Control: Way{Systemd: Systemd{Rights: "polkit"}}},
 			Command:   Command{Timeout: Duration(time.Hour), Expect: CommandExpect{Form: "any"}},
+			Consul:    Consul{Mode: "auto", MaxLag: Duration(5 * time.Second)},
+			Nomad:     Nomad{Mode: "auto", MaxLag: Duration(5 * time.Second)},
 			Zookeeper: Zookeeper{AllowOutage: "false"},
 		},
 		Store:     Store{URL: "s3://backups/eddy", Region: "eu-west-1", PathStyle: "auto"},

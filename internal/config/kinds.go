@@ -53,6 +53,7 @@ var sections = map[string][]string{
 	"home": {"cometbft"}, "rpc": {"cometbft"}, "witnesses": {"cometbft"}, "chain_id": {"cometbft"}, "app": {"cometbft"},
 	"control": {"cometbft", "zookeeper"}, "command": {"command"},
 	"zookeeper": {"zookeeper"},
+	"consul":    {"consul"}, "nomad": {"nomad"}, "vault": {"vault"},
 }
 
 // checkKind refuses what is set and means nothing for the kind.
@@ -80,6 +81,7 @@ func (l *loader) checkKind() {
 	case "zookeeper":
 		l.checkZookeeper()
 	}
+	l.checkConsul()
 }
 
 // varText are names of variables that a shell could set.
