@@ -3,7 +3,7 @@
 # call and that this machine lacks. Does nothing where all are there. With the
 # word docker also what `make e2e-docker` needs: an engine; with the word systemd
 # what boots a machine for `make e2e-systemd` and `make e2e-quickstart`; with the word
-# zookeeper its servers, for `make e2e-zookeeper`.
+# zookeeper its servers, for `make e2e-raft-short`.
 set -euo pipefail
 
 missing=()

@@ -59,7 +59,7 @@ const zkClasses = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar:/usr/share/
 func newZks(t *testing.T) *zks {
 	c := &zks{t: t, eddy: os.Getenv("EDDY"), dir: t.TempDir(), procs: map[int]*exec.Cmd{}, ended: map[int]chan struct{}{}}
 	if _, err := os.Stat("/usr/share/java/zookeeper.jar"); err != nil || c.eddy == "" {
-		t.Fatalf("ZooKeeper is not installed, or EDDY is not set: `make e2e-zookeeper` sees to both (%v)", err)
+		t.Fatalf("ZooKeeper is not installed, or EDDY is not set: `make e2e-raft-short` sees to both (%v)", err)
 	}
 	var ports []int
 	for range 3 * (zkVoters + 1) {
