@@ -107,7 +107,7 @@ func (f restoreFlags) check(args []string) error {
 	case f.keys == "" && (f.node != "" || f.otherNode):
 		return errors.New("--node and --other-node are for --keys SEL")
 	case f.keys != "" && (f.undo || f.forget || len(f.only) > 0):
-		return hint.Add(errors.New("--keys is for a whole restore: without --only, --undo and --forget"), "`eddy keys restore` brings back single files of a bundle")
+		return hint.Add(errors.New("--keys is for a whole restore: without --only, --undo and --forget"), "`eddy keys restore latest` brings back single files of a bundle")
 	case f.into == "" && len(f.only) > 0:
 		return hint.Add(errors.New("--only needs --into: a node's data are replaced whole"), "name an empty or absent directory")
 	}
