@@ -21,6 +21,9 @@ WASMD := $(dir $(LABBIN))wasmd-$(shell (echo $(WASMDTAGS); cat lab/wasmd/go.mod 
 # A real Consul, by the state of its own module.
 CONSUL := $(dir $(LABBIN))consul-$(shell cat lab/consul/go.mod lab/consul/go.sum | sha256sum | cut -c1-16)
 
+# A real etcd with its tools, by the state of its own module.
+ETCD := $(dir $(LABBIN))etcd-$(shell cat lab/etcd/go.mod lab/etcd/go.sum | sha256sum | cut -c1-16)
+
 # A Debian with a systemd of its own, for what needs one; the number is of its list.
 SYSROOT := $(dir $(LABBIN))debian-12-systemd-1
 
@@ -39,7 +42,7 @@ LABDIRS := uploader cmd scripts internal/job observer/cometbft
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-systemd build lab lab-wasmd lab-consul test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-raft-short chaos chaos-resume bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd lab-consul lab-etcd test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-raft-short chaos chaos-resume bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +88,16 @@ lab-consul: $(CONSUL)/consul ## build a real Consul (cached; ten minutes)
 $(CONSUL)/consul:
 	mkdir -p $(@D)
 	cd lab/consul && $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $@.$$$$ github.com/hashicorp/consul && mv $@.$$$$ $@
+
+lab-etcd: $(ETCD)/etcd ## build a real etcd and its tools (cached; a minute or two)
+
+# The server comes last: where it is all is.
+$(ETCD)/etcd:
+	mkdir -p $(@D)
+	for tool in etcdutl etcdctl; do \
+		(cd lab/etcd && $(GO) build -trimpath -buildvcs=false -o $(@D)/$$tool.$$$$ go.etcd.io/etcd/$$tool/v3 && mv $(@D)/$$tool.$$$$ $(@D)/$$tool) || exit 1; \
+	done
+	cd lab/etcd && $(GO) build -trimpath -buildvcs=false -o $@.$$$$ go.etcd.io/etcd/server/v3 && mv $@.$$$$ $@
 
 test: deps bin/lab ## all tests, those against the two real S3 servers included
 	$(GOTEST) -tags $(TAGS) $$($(GO) list ./... $(LABDIRS:%=| grep -v /%))
@@ -159,15 +172,15 @@ e2e-quickstart: deps-systemd dist bin/lab lab-wasmd $(SYSROOT) ## types the quic
 		$(ALONE) $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -skip TestDocker ./quickstart
 
 # The short form leaves out what takes ten minutes to build.
-e2e-raft-short: bin/eddy
+e2e-raft-short: bin/eddy lab-etcd
 	scripts/deps.sh zookeeper
 	$(RAFT) -skip TestConsul ./raft
 
-e2e-raft: bin/eddy lab-consul ## backs up real raft clusters under load, destroys them, restores, proves every key; E2E='-run TestConsul' for one (minutes)
+e2e-raft: bin/eddy lab-consul lab-etcd ## backs up real raft clusters under load, destroys them, restores, proves every key; E2E='-run TestConsul' for one (minutes)
 	scripts/deps.sh zookeeper
 	$(RAFT) $(E2E) ./raft
 
-RAFT = cd lab && EDDY=$(CURDIR)/bin/eddy EDDY_LAB_CONSUL=$(CONSUL)/consul $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 15m -v
+RAFT = cd lab && EDDY=$(CURDIR)/bin/eddy EDDY_LAB_CONSUL=$(CONSUL)/consul EDDY_LAB_ETCD=$(ETCD) $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 15m -v
 
 # libpam-systemd is named because debootstrap does not know who provides a logind.
 $(SYSROOT): | deps-systemd

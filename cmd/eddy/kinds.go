@@ -25,6 +25,8 @@ func (a *app) newSource(c *config.Config) (job.Replica, error) {
 		return asked{a.newCommand(c), filepath.Join(c.Workdir, "dump")}, nil
 	case "consul", "nomad", "vault":
 		return newConsul(c)
+	case "etcd":
+		return newEtcdSource(c)
 	case "zookeeper":
 		return newZookeeper(c)
 	}

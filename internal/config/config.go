@@ -69,7 +69,7 @@ const DefaultSchedule = "0 3 * * *"
 // Replica is the node that is backed up.
 type Replica struct {
 	// Kind is the system that runs there.
-	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command,consul,nomad,vault,zookeeper"`
+	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command,consul,etcd,nomad,vault,zookeeper"`
 	// Home is the node's home directory, the one with config and data in it.
 	Home string `yaml:"home"`
 	// RPC is the replica's own RPC address, http or https.
@@ -83,6 +83,7 @@ type Replica struct {
 	App     App     `yaml:"app"`
 	Command Command `yaml:"command"`
 	Consul  Consul  `yaml:"consul"`
+	Etcd    Etcd    `yaml:"etcd"`
 	Nomad   Nomad   `yaml:"nomad"`
 	Vault   Vault   `yaml:"vault"`
 

@@ -76,6 +76,7 @@ func TestLoadFileAndDefaults(t *testing.T) {
 			Consul:    Consul{Mode: "auto", MaxLag: Duration(5 * time.Second)},
 			Nomad:     Nomad{Mode: "auto", MaxLag: Duration(5 * time.Second)},
 			Zookeeper: Zookeeper{AllowOutage: "false"},
+			Etcd:      Etcd{Member: "first", MaxLag: 1000, Timeout: Duration(10 * time.Minute), Etcdutl: "etcdutl", Etcd: "etcd"},
 		},
 		Store:     Store{URL: "s3://backups/eddy", Region: "eu-west-1", PathStyle: "auto"},
 		Schedule:  "@daily",

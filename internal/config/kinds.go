@@ -53,7 +53,7 @@ var sections = map[string][]string{
 	"home": {"cometbft"}, "rpc": {"cometbft"}, "witnesses": {"cometbft"}, "chain_id": {"cometbft"}, "app": {"cometbft"},
 	"control": {"cometbft", "zookeeper"}, "command": {"command"},
 	"zookeeper": {"zookeeper"},
-	"consul":    {"consul"}, "nomad": {"nomad"}, "vault": {"vault"},
+	"consul":    {"consul"}, "etcd": {"etcd"}, "nomad": {"nomad"}, "vault": {"vault"},
 }
 
 // checkKind refuses what is set and means nothing for the kind.
@@ -80,6 +80,8 @@ func (l *loader) checkKind() {
 		l.checkCommand()
 	case "zookeeper":
 		l.checkZookeeper()
+	case "etcd":
+		l.checkEtcd()
 	}
 	l.checkConsul()
 }

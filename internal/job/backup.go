@@ -386,7 +386,7 @@ func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) 
 		return false, hint.Add(fmt.Errorf("%w: it is at %s, and backup %s has %s of the same history: it went back", observer.ErrNotFit, s.Position, m.ID, PositionOf(m)),
 			"another observer may be ahead of this one: wait until it has caught up; if this node was set back, let it follow the chain again; if the whole cluster was restored from an older backup, say `eddy backup --new-incarnation` once")
 	}
-	if m.Position.Index != s.Position.Index {
+	if m.Position.Index != s.Position.Index || movedOn(m.Position.Marks, s.Position.Marks) {
 		return false, nil
 	}
 	sum.Outcome, sum.ID = "unchanged", m.ID
@@ -400,6 +400,17 @@ func (b *Backup) unchanged(ctx context.Context, s observer.State, sum *Summary) 
 // pin is the one that a run makes, named as `eddy pin` names its own.
 func (b *Backup) pin(d time.Duration) uploader.Pin {
 	return uploader.Pin{Who: "operator", Until: b.Now().Add(d)}
+}
+
+// movedOn tells whether a mark that both have is another: something was decided that
+// does not count for the index.
+func movedOn(then, now map[string]string) bool {
+	for name, text := range now {
+		if was, ok := then[name]; ok && was != text {
+			return true
+		}
+	}
+	return false
 }
 
 // fill brings what the replica has into the stage, and seals it.

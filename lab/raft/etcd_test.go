@@ -1,0 +1,684 @@
+//go:build e2e
+
+package raft
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/eddy-backup/eddy/lab"
+)
+
+// etcds are members of one cluster on loopback.
+type etcds struct {
+	t     *testing.T
+	eddy  string
+	bin   string // directory of etcd, etcdutl, etcdctl
+	dir   string
+	names []string
+	ports map[string][2]int // client, peer
+	procs map[string]*lab.Process
+	more  []string // flags of etcd
+	tls   bool     // client URLs are https
+}
+
+const (
+	etcdSecret = "Seven of Nine, tertiary adjunct of Unimatrix 01"
+	etcdKeys   = 400
+)
+
+func newEtcds(t *testing.T, names ...string) *etcds {
+	c := &etcds{t: t, eddy: os.Getenv("EDDY"), bin: os.Getenv("EDDY_LAB_ETCD"), dir: t.TempDir(), names: names, ports: map[string][2]int{}, procs: map[string]*lab.Process{}}
+	if c.bin == "" || c.eddy == "" {
+		t.Fatal("EDDY or EDDY_LAB_ETCD are not set: `make e2e-raft` does it")
+	}
+	for _, n := range names {
+		var p [2]int
+		for i := range p {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			c.must(err)
+			p[i] = l.Addr().(*net.TCPAddr).Port
+			defer l.Close()
+		}
+		c.ports[n] = p
+	}
+	t.Cleanup(c.killAll)
+	return c
+}
+
+func (c *etcds) must(err error) {
+	c.t.Helper()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *etcds) client(name string) string {
+	if c.tls {
+		return fmt.Sprintf("https://127.0.0.1:%d", c.ports[name][0])
+	}
+	return fmt.Sprintf("http://127.0.0.1:%d", c.ports[name][0])
+}
+
+func (c *etcds) peer(name string) string {
+	return fmt.Sprintf("http://127.0.0.1:%d", c.ports[name][1])
+}
+
+func (c *etcds) data(name string) string { return filepath.Join(c.dir, name) }
+
+func (c *etcds) initial(names ...string) string {
+	var all []string
+	for _, n := range names {
+		all = append(all, n+"="+c.peer(n))
+	}
+	return strings.Join(all, ",")
+}
+
+func (c *etcds) start(name, state string, members ...string) {
+	c.t.Helper()
+	argv := []string{
+		filepath.Join(c.bin, "etcd"), "--name", name, "--data-dir", c.data(name),
+		"--listen-client-urls", c.client(name), "--advertise-client-urls", c.client(name),
+		"--listen-peer-urls", c.peer(name), "--initial-advertise-peer-urls", c.peer(name),
+		"--initial-cluster", c.initial(members...), "--initial-cluster-state", state, "--initial-cluster-token", "one",
+	}
+	p, err := lab.StartProcess(append(argv, c.more...), os.Environ(), filepath.Join(c.dir, name+".log"))
+	c.must(err)
+	c.procs[name] = p
+}
+
+func (c *etcds) kill(names ...string) {
+	for _, n := range names {
+		if p := c.procs[n]; p != nil {
+			_ = p.Stop(0) // it is killed, which is an error to it
+			delete(c.procs, n)
+		}
+	}
+}
+
+func (c *etcds) killAll() { c.kill(c.names...) }
+
+// call asks a member by its JSON gateway.
+func (c *etcds) call(ctx context.Context, name, path string, in, out any) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.client(name)+path, bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if b, err = io.ReadAll(res.Body); err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", res.Status, b)
+	}
+	return json.Unmarshal(b, out)
+}
+
+type etcdHeader struct {
+	Header struct {
+		ClusterID string `json:"cluster_id"`
+		MemberID  string `json:"member_id"`
+		Revision  string `json:"revision"`
+	} `json:"header"`
+}
+
+func b64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+
+func (c *etcds) put(ctx context.Context, name, key, value string) (revision int64, err error) {
+	var out etcdHeader
+	if err = c.call(ctx, name, "/v3/kv/put", map[string]string{"key": b64(key), "value": b64(value)}, &out); err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(out.Header.Revision, 10, 64)
+}
+
+type etcdStatus struct {
+	etcdHeader
+	Leader           string `json:"leader"`
+	RaftAppliedIndex string `json:"raftAppliedIndex"`
+}
+
+func (c *etcds) status(ctx context.Context, name string) (s etcdStatus, err error) {
+	err = c.call(ctx, name, "/v3/maintenance/status", struct{}{}, &s)
+	return s, err
+}
+
+// leader waits until all of names follow the same one, and says who.
+func (c *etcds) leader(names ...string) string {
+	c.t.Helper()
+	var last error
+	for range 150 {
+		ids, leaders := map[string]string{}, map[string]bool{}
+		last = nil
+		for _, n := range names {
+			s, err := c.status(c.t.Context(), n)
+			if err != nil {
+				last = err
+				break
+			}
+			ids[s.Header.MemberID] = n
+			leaders[s.Leader] = true
+		}
+		if last == nil && len(leaders) == 1 {
+			for l := range leaders {
+				if ids[l] != "" {
+					return ids[l]
+				}
+			}
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	c.t.Fatalf("no leader: %v", last)
+	return ""
+}
+
+// learner adds one and waits until it has what the others have.
+func (c *etcds) learner(name string, voters ...string) {
+	c.t.Helper()
+	for i := 0; ; i++ { // a cluster takes nobody in before it is five seconds old
+		out, err := exec.Command(filepath.Join(c.bin, "etcdctl"), "--endpoints", c.client(voters[0]), "member", "add", name, "--learner", "--peer-urls", c.peer(name)).CombinedOutput()
+		if err == nil {
+			break
+		}
+		if i == 30 {
+			c.t.Fatalf("%v\n%s", err, out)
+		}
+		time.Sleep(time.Second)
+	}
+	c.start(name, "existing", append(voters, name)...)
+	for range 150 {
+		a, err := c.status(c.t.Context(), name)
+		b, berr := c.status(c.t.Context(), voters[0])
+		if err == nil && berr == nil && a.Header.Revision == b.Header.Revision {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	c.t.Fatal("the learner does not catch up")
+}
+
+// config writes a configuration and returns its name.
+func (c *etcds) config(name, etcd string) string {
+	c.t.Helper()
+	file := filepath.Join(c.dir, name+".yaml")
+	recipient, err := os.ReadFile(c.identity() + ".pub")
+	c.must(err)
+	c.must(os.WriteFile(file, fmt.Appendf(nil, `cluster: unimatrix
+replica:
+  kind: etcd
+  etcd:
+%s
+    etcdutl: %s/etcdutl
+    etcd: %s/etcd
+encryption: {recipients: [%s]}
+store: {url: "file://%s/bucket"}
+workdir: %s/work-%s
+attest: {wait: 5s}
+`, etcd, c.bin, c.bin, recipient, c.dir, c.dir, name), 0o600))
+	return file
+}
+
+// identity makes a key once.
+func (c *etcds) identity() string {
+	id := filepath.Join(c.dir, "id")
+	if _, err := os.Stat(id); err == nil {
+		return id
+	}
+	out, err := exec.Command(c.eddy, "keys", "init", "--out", id).CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("%v\n%s", err, out)
+	}
+	text, err := os.ReadFile(id)
+	c.must(err)
+	m := regexp.MustCompile(`(?m)^# public key: (\S+)$`).FindSubmatch(text)
+	c.must(os.WriteFile(id+".pub", m[1], 0o600))
+	return id
+}
+
+// run runs eddy, which must end with that code.
+func (c *etcds) run(code int, args ...string) string {
+	c.t.Helper()
+	out, err := exec.Command(c.eddy, args...).CombinedOutput()
+	var exit *exec.ExitError
+	got := 0
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		c.must(err)
+	}
+	if got != code {
+		c.t.Fatalf("eddy %v: exit code %d, not %d\n%s", args, got, code, out)
+	}
+	return string(out)
+}
+
+func (c *etcds) contains(text string, parts ...string) {
+	c.t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			c.t.Errorf("%q is not in:\n%s", p, text)
+		}
+	}
+}
+
+func (c *etcds) endpoints(names ...string) string {
+	var all []string
+	for _, n := range names {
+		all = append(all, c.client(n))
+	}
+	return "    endpoints: [" + strings.Join(all, ", ") + "]"
+}
+
+// nowhere searches what eddy wrote for the secret.
+func (c *etcds) nowhere(dirs ...string) {
+	c.t.Helper()
+	files := 0
+	for _, d := range dirs {
+		c.must(filepath.WalkDir(d, func(name string, e fs.DirEntry, err error) error {
+			if err != nil || !e.Type().IsRegular() {
+				return err
+			}
+			files++
+			b, err := os.ReadFile(name)
+			if bytes.Contains(b, []byte(etcdSecret)) || bytes.Contains(b, []byte("/registry/secrets/")) {
+				c.t.Errorf("%s holds what is secret", name)
+			}
+			return err
+		}))
+	}
+	if files < 5 {
+		c.t.Errorf("only %d files were searched", files)
+	}
+}
+
+// load writes until it is stopped, and remembers each write by its revision.
+type etcdLoad struct {
+	c     *etcds
+	mu    sync.Mutex
+	acked map[int64]string // revision: key
+	stop  context.CancelFunc
+	wait  sync.WaitGroup
+}
+
+func (c *etcds) load(names ...string) *etcdLoad {
+	ctx, stop := context.WithCancel(c.t.Context())
+	l := &etcdLoad{c: c, acked: map[int64]string{}, stop: stop}
+	for w, n := range names {
+		l.wait.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				key := fmt.Sprintf("load/%d/%06d", w, i)
+				if rev, err := c.put(ctx, n, key, "v"+key); err == nil {
+					l.mu.Lock()
+					l.acked[rev] = key
+					l.mu.Unlock()
+				}
+			}
+		})
+	}
+	return l
+}
+
+func (l *etcdLoad) end() {
+	l.stop()
+	l.wait.Wait()
+}
+
+// steady asks all voters for their leader until it is stopped: it must be one, and
+// the same.
+func (c *etcds) steady(leader string, voters ...string) (stop func() (asked int64)) {
+	ctx, cancel := context.WithCancel(c.t.Context())
+	var wait sync.WaitGroup
+	var asked atomic.Int64
+	s, err := c.status(ctx, leader)
+	c.must(err)
+	for _, n := range voters {
+		wait.Go(func() {
+			for ctx.Err() == nil {
+				got, err := c.status(ctx, n)
+				if ctx.Err() != nil {
+					return
+				}
+				if err != nil || got.Leader != s.Leader {
+					c.t.Errorf("%s: leader %q, not %q (%v)", n, got.Leader, s.Leader, err)
+				}
+				asked.Add(1)
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+	return func() int64 {
+		cancel()
+		wait.Wait()
+		return asked.Load()
+	}
+}
+
+// all reads every key of a member.
+func (c *etcds) all(name string) map[string]string {
+	c.t.Helper()
+	var out struct {
+		KVs []struct{ Key, Value []byte } `json:"kvs"`
+	}
+	c.must(c.call(c.t.Context(), name, "/v3/kv/range", map[string]string{"key": b64("\x00"), "range_end": b64("\x00")}, &out))
+	m := map[string]string{}
+	for _, kv := range out.KVs {
+		m[string(kv.Key)] = string(kv.Value)
+	}
+	return m
+}
+
+// TestEtcd: a learner is backed up under load, everything is destroyed, and all of
+// it comes back on every member.
+func TestEtcd(t *testing.T) {
+	c := newEtcds(t, "m1", "m2", "m3", "m4")
+	voters := c.names[:3]
+	for _, n := range voters {
+		c.start(n, "new", voters...)
+	}
+	leader := c.leader(voters...)
+	fixed := map[string]string{}
+	for i := range etcdKeys {
+		key := fmt.Sprintf("/registry/pods/default/p%04d", i)
+		fixed[key] = strings.Repeat(key, 20)
+		_, err := c.put(t.Context(), voters[i%3], key, fixed[key])
+		c.must(err)
+	}
+	fixed["/registry/secrets/drones"] = etcdSecret
+	rev, err := c.put(t.Context(), "m1", "/registry/secrets/drones", etcdSecret)
+	c.must(err)
+	for i := range 50 {
+		key := fmt.Sprintf("/registry/pods/default/p%04d", i)
+		c.must(c.call(t.Context(), "m1", "/v3/kv/deleterange", map[string]string{"key": b64(key)}, new(etcdHeader)))
+		delete(fixed, key)
+	}
+	c.must(c.call(t.Context(), "m1", "/v3/kv/compaction", map[string]any{"revision": rev + 20, "physical": true}, new(etcdHeader)))
+	c.learner("m4", voters...)
+
+	conf := c.config("eddy", c.endpoints("m4", "m1", "m2", "m3"))
+	c.contains(c.run(0, "-c", conf, "doctor"), ", 0 FAIL")
+	load, steady := c.load(voters...), c.steady(leader, voters...)
+	time.Sleep(time.Second)
+	begun := time.Now()
+	said := c.run(0, "-c", conf, "backup")
+	took := time.Since(begun)
+	asked := steady()
+	load.end()
+	c.contains(said, "nothing stopped", "attested: 3 of 3", "encrypted to 1 recipient")
+	m := regexp.MustCompile(`READY .*revision (\d+)`).FindStringSubmatch(said)
+	if m == nil {
+		t.Fatal(said)
+	}
+	at, err := strconv.ParseInt(m[1], 10, 64)
+	c.must(err)
+	c.nowhere(c.dir+"/bucket", c.dir+"/work-eddy")
+	show := c.run(0, "-c", conf, "show", "latest")
+	c.contains(show, `"registry/pods": 350`, `"registry/secrets": 1`, `"system": "3.6`, `"hash_kind": "hashkv"`)
+	dump := filepath.Join(c.dir, "out")
+	c.run(0, "-c", conf, "restore", "latest", "--into", dump, "-i", c.identity())
+	c.sameHash(dump, said)
+
+	// A live member is not restored over, nor beside.
+	var restores []string
+	for _, n := range voters {
+		restores = append(restores, c.config("restore-"+n, c.endpoints("m4", "m1", "m2", "m3")+fmt.Sprintf("\n    restore: {name: %s, data_dir: %s}", n, c.data(n))))
+	}
+	c.contains(c.run(12, "-c", restores[0], "restore", "latest", "--yes", "-i", c.identity()), "somebody answers at")
+	c.killAll()
+	c.contains(c.run(12, "-c", restores[0], "restore", "latest", "--yes", "-i", c.identity()), "holds a member's data", "--overwrite-live")
+	old, err := os.ReadFile(filepath.Join(c.data("m1"), "member/snap/db"))
+	c.must(err)
+	c.must(os.RemoveAll(c.data("m2")))
+	c.must(os.RemoveAll(c.data("m3")))
+	for i := range voters {
+		out := c.run(0, "-c", restores[i], "restore", "latest", "--yes", "--overwrite-live", "-i", c.identity())
+		c.contains(out, "on all members together", "--new-incarnation")
+	}
+	aside, err := filepath.Glob(filepath.Join(c.data("m1"), ".eddy-before-*/member/snap/db"))
+	c.must(err)
+	if len(aside) != 1 {
+		t.Fatalf("what was there is not kept: %q", aside)
+	}
+	if b, err := os.ReadFile(aside[0]); err != nil || !bytes.Equal(b, old) {
+		t.Errorf("what was there is not kept as it was: %v", err)
+	}
+	c.nowhere(c.dir+"/bucket", c.dir+"/work-eddy", c.dir+"/work-restore-m1")
+	for _, n := range voters {
+		c.start(n, "new", voters...)
+	}
+	c.leader(voters...)
+	proven := 0
+	for _, n := range voters {
+		proven = load.prove(c.all(n), fixed, at)
+	}
+	s, err := c.status(t.Context(), "m1")
+	c.must(err)
+	if now, err := strconv.ParseInt(s.Header.Revision, 10, 64); err != nil || now <= at+999_999_999 {
+		t.Errorf("revision %s after a restore of %d", s.Header.Revision, at)
+	}
+	_, err = c.put(t.Context(), "m2", "after", "the restore")
+	c.must(err)
+	if got := c.all("m3")["after"]; got != "the restore" {
+		t.Errorf("a write after the restore: %q", got)
+	}
+	// The new cluster is another one; that is said once.
+	fresh := c.config("fresh", c.endpoints(c.names[(c.index(c.leader(voters...))+1)%3], "m1", "m2", "m3"))
+	c.run(0, "-c", fresh, "backup", "--new-incarnation")
+	fmt.Printf("etcd: learner of 3+1, backup in %.1f s under load, stopped 0 s, revision %d; the leader stayed through %d questions; 3 members restored, %d keys proven on each, writes accepted\n",
+		took.Seconds(), at, asked, proven)
+}
+
+func (c *etcds) index(name string) int {
+	for i, n := range c.names {
+		if n == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// prove compares what is there with what was written up to a revision.
+func (l *etcdLoad) prove(got, fixed map[string]string, at int64) (n int) {
+	l.c.t.Helper()
+	want := map[string]string{}
+	for k, v := range fixed {
+		want[k] = v
+	}
+	for rev, key := range l.acked {
+		if rev <= at {
+			want[key] = "v" + key
+		} else if _, ok := got[key]; ok {
+			l.c.t.Errorf("%s of revision %d is in a backup of %d", key, rev, at)
+		}
+	}
+	for k, v := range want {
+		if got[k] != v {
+			l.c.t.Errorf("%s: %.40q, not %.40q", k, got[k], v)
+		}
+	}
+	for k := range got {
+		if _, ok := want[k]; !ok && !strings.HasPrefix(k, "load/") { // a write whose answer was lost
+			l.c.t.Errorf("%s came from nowhere", k)
+		}
+	}
+	return len(want)
+}
+
+// sameHash compares eddy's hash of a dump with etcdutl's, of a copy: it writes to it.
+func (c *etcds) sameHash(dir, said string) {
+	c.t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "dump"))
+	c.must(err)
+	file := filepath.Join(c.dir, "copy.db")
+	c.must(os.WriteFile(file, b, 0o600))
+	out, err := exec.Command(filepath.Join(c.bin, "etcdutl"), "hashkv", file, "-w", "json").Output()
+	c.must(err)
+	var h struct{ Hash uint32 }
+	c.must(json.Unmarshal(out, &h))
+	if show := c.run(0, "-c", filepath.Join(c.dir, "eddy.yaml"), "show", "latest"); !strings.Contains(strings.ToLower(show), fmt.Sprintf("%08x", h.Hash)) {
+		c.t.Errorf("etcdutl says %08x of the dump:\n%s\n%s", h.Hash, show, said)
+	}
+}
+
+// TestEtcdGates: who must not be backed up is refused, on a cluster that lives; and
+// what is left when the quorum is lost is kept all the same, marked.
+func TestEtcdGates(t *testing.T) {
+	c := newEtcds(t, "m1", "m2", "m3", "m4")
+	voters := c.names[:3]
+	for _, n := range voters {
+		c.start(n, "new", voters...)
+	}
+	leader := c.leader(voters...)
+	follower := voters[(c.index(leader)+1)%3]
+	for i := range 20 {
+		_, err := c.put(t.Context(), "m1", fmt.Sprintf("k%d", i), etcdSecret)
+		c.must(err)
+	}
+
+	c.contains(c.run(12, "-c", c.config("leads", c.endpoints(append([]string{leader}, voters...)...)), "backup"), "leads the cluster", "follower first")
+	any := c.config("any", c.endpoints(append([]string{leader}, voters...)...)+"\n    member: any")
+	c.contains(c.run(0, "-c", any, "backup"), "attested: 2 of 2")
+	c.contains(c.run(0, "-c", any, "backup"), "unchanged")
+	c.contains(c.run(12, "-c", c.config("gone", "    endpoints: [http://127.0.0.1:1]"), "backup"), "does not answer")
+
+	// A learner tells nothing of the others.
+	c.learner("m4", voters...)
+	alone := c.config("alone", c.endpoints("m4"))
+	learner := c.config("learner", c.endpoints("m4", "m1", "m2", "m3"))
+	c.contains(c.run(12, "-c", alone, "backup"), "no voter answers")
+	c.contains(c.run(0, "-c", learner, "backup"), "attested: 3 of 3")
+
+	// Two of three are dead.
+	third := voters[(c.index(leader)+2)%3]
+	c.kill(leader, third)
+	lost := c.config("lost", c.endpoints(follower, leader, third))
+	out := c.run(12, "-c", lost, "backup")
+	c.contains(out, "the quorum is lost: 1 of 3 voters answer, 2 must", "--salvage")
+	out = c.run(0, "-c", lost, "backup", "--salvage")
+	c.contains(out, "SALVAGED", "revision 21")
+	// And the learner by itself.
+	c.kill(follower)
+	c.contains(c.run(0, "-c", alone, "backup", "--salvage", "--label", "learner"), "SALVAGED", "revision 21")
+	list := c.run(0, "-c", lost, "list")
+	if strings.Count(list, "SALVAGE") != 2 || strings.Count(list, "READY") != 2 {
+		t.Error(list)
+	}
+	c.nowhere(c.dir+"/bucket", c.dir+"/work-lost", c.dir+"/work-alone", c.dir+"/work-any")
+	fmt.Println("etcd: refused were the leader, a member that does not answer, a learner without voters, a lost quorum; salvaged were a lone voter and a lone learner")
+}
+
+// certificates makes a CA and one pair of it, for servers and clients.
+func (c *etcds) certificates() (ca, cert, key string) {
+	c.t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	c.must(err)
+	t := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "etcd"}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, private.Public(), private)
+	c.must(err)
+	raw, err := x509.MarshalECPrivateKey(private)
+	c.must(err)
+	cert, key = filepath.Join(c.dir, "tls.crt"), filepath.Join(c.dir, "tls.key")
+	c.must(os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	c.must(os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw}), 0o600))
+	return cert, cert, key
+}
+
+// TestEtcdLogin: TLS on both sides, a user with a password, and a learner, which logs
+// nobody in.
+func TestEtcdLogin(t *testing.T) {
+	const password = "resistance-is-futile-1"
+	c := newEtcds(t, "m1", "m2")
+	ca, cert, key := c.certificates()
+	c.tls, c.more = true, []string{"--cert-file", cert, "--key-file", key, "--trusted-ca-file", ca}
+	c.start("m1", "new", "m1")
+	ctl := func(args ...string) error {
+		out, err := exec.Command(filepath.Join(c.bin, "etcdctl"), append([]string{"--endpoints", c.client("m1"), "--cacert", ca, "--cert", cert, "--key", key, "--command-timeout", "2s"}, args...)...).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("etcdctl %v: %w: %s", args, err, out)
+		}
+		return err
+	}
+	for i := 0; ; i++ {
+		err := ctl("put", "drones", etcdSecret)
+		if err == nil {
+			break
+		}
+		if i == 20 {
+			t.Fatal(err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	c.must(ctl("member", "add", "m2", "--learner", "--peer-urls", c.peer("m2")))
+	c.start("m2", "existing", "m1", "m2")
+	c.must(ctl("user", "add", "root:"+password))
+	c.must(ctl("user", "grant-role", "root", "root"))
+	c.must(ctl("auth", "enable"))
+	pass := filepath.Join(c.dir, "pass")
+	tls := fmt.Sprintf("\n    tls: {ca: %s, cert: %s, key: %s}", ca, cert, key)
+	login := tls + fmt.Sprintf("\n    user: root\n    password_file: %s", pass)
+
+	c.must(os.WriteFile(pass, []byte(password+"\n"), 0o644))
+	conf := c.config("login", c.endpoints("m2", "m1")+login)
+	c.contains(c.run(12, "-c", conf, "backup"), "may be read by others")
+	c.must(os.WriteFile(pass, []byte("wrong\n"), 0o600))
+	c.must(os.Chmod(pass, 0o600))
+	c.contains(c.run(12, "-c", conf, "backup"), "log in as root", "authentication failed")
+	c.contains(c.run(12, "-c", c.config("nobody", c.endpoints("m2", "m1")+tls), "backup"), "replica.etcd.user")
+	c.contains(c.run(12, "-c", c.config("noca", c.endpoints("m2", "m1")), "backup"), "replica.etcd.tls.ca")
+	c.must(os.WriteFile(pass, []byte(password+"\n"), 0o600))
+	out := c.run(0, "-c", conf, "backup")
+	c.contains(out, "attested: 1 of 1", "READY")
+	// The variables of etcdctl do as well.
+	c.must(ctl("--user", "root:"+password, "put", "more", "1"))
+	t.Setenv("ETCDCTL_ENDPOINTS", c.client("m2")+","+c.client("m1"))
+	t.Setenv("ETCDCTL_CACERT", ca)
+	t.Setenv("ETCDCTL_CERT", cert)
+	t.Setenv("ETCDCTL_KEY", key)
+	t.Setenv("ETCDCTL_USER", "root:"+password)
+	more := c.run(0, "-c", c.config("environment", "    max_lag: 100"), "backup")
+	c.contains(more, "attested: 1 of 1", "READY")
+	out += more
+	if strings.Contains(out, password) {
+		t.Error("the password is in what eddy says")
+	}
+	fmt.Println("etcd: backed up over TLS and with a login, a learner and a voter")
+}
