@@ -65,6 +65,7 @@ type DrillReport struct {
 	Version  string          `json:"version,omitempty"` // of the system that ran the copy, and its app
 	Wanted   int             `json:"blocks_wanted"`
 	Executed []ExecutedBlock `json:"executed"`
+	Proved   string          `json:"proved,omitempty"`        // of a system without blocks: what the copy has shown, in a line
 	Against  []string        `json:"compared_with,omitempty"` // URLs without what may be secret in them
 	Mismatch *Mismatch       `json:"mismatch,omitempty"`
 	Log      []string        `json:"log,omitempty"` // the node's last lines, of a drill that did not pass

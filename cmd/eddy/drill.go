@@ -16,6 +16,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
 	"github.com/eddy-backup/eddy/internal/nodeconfig"
+	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/cometbft"
 	"github.com/eddy-backup/eddy/observer/cometbft/drill"
 )
@@ -24,11 +25,14 @@ func (a *app) drillCommand() *cobra.Command {
 	var keep bool
 	var blocks int
 	c := &cobra.Command{
-		Use: "drill [SEL]", Short: "bring a backup to life and let it execute blocks", Args: cobra.MaximumNArgs(1),
+		Use: "drill [SEL]", Short: "bring a backup to life, apart from everything that matters", Args: cobra.MaximumNArgs(1),
 		Long: `Restore a backup into a scratch directory, start the chain's own program on it with
 fresh keys and without a network, and let it execute the blocks after it. It passes
 when the app hash after each of them is the one that the living chain has. What came
 of it is written beside the backup. Nothing is left: no process, no file, no port.
+
+Of a Consul a fresh server on loopback takes the snapshot, and must have as many keys as
+that.
 
 SEL is latest unless it is given. The live node is not touched.`,
 		Example: "  eddy drill\n  eddy drill label:before-v18 --blocks 100\n  eddy drill --keep",
@@ -110,7 +114,7 @@ func (a *app) newDrill(ctx context.Context, c *config.Config, sel string) (*job.
 	if err != nil {
 		return nil, err
 	}
-	driller, err := newDriller(ctx, c)
+	driller, err := a.newDriller(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +126,17 @@ func (a *app) newDrill(ctx context.Context, c *config.Config, sel string) (*job.
 }
 
 // newDriller makes the driller of the configured kind.
-func newDriller(ctx context.Context, c *config.Config) (*drill.Driller, error) {
+func (a *app) newDriller(ctx context.Context, c *config.Config) (observer.Driller, error) {
+	if !c.Replica.Chain() {
+		src, err := a.newSource(c)
+		if err != nil {
+			return nil, err
+		}
+		if d, ok := src.(interface{ Driller() observer.Driller }); ok {
+			return d.Driller(), nil
+		}
+		return nil, hint.Add(errors.New("no backup of a "+c.Replica.Kind+" can be drilled"), "`eddy restore SEL --into DIR` shows what is in it")
+	}
 	d := &drill.Driller{
 		From: c.Replica.Home, RPC: c.Replica.RPC, Witnesses: c.Replica.Witnesses,
 		Command: c.Drill.Command, Blocks: c.Drill.Blocks, Timeout: c.Drill.Timeout.D(),

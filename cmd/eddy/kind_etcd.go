@@ -17,14 +17,19 @@ import (
 type etcdSource struct {
 	asked
 	observer.Attester
+	observer.Salvager
+	drills observer.Driller
 }
+
+// Driller brings a dump to life.
+func (r etcdSource) Driller() observer.Driller { return r.drills }
 
 func newEtcdSource(c *config.Config) (job.Replica, error) {
 	r, err := newEtcd(c)
 	if err != nil {
 		return nil, err
 	}
-	return etcdSource{asked{r, filepath.Join(c.Workdir, "dump")}, r}, nil
+	return etcdSource{asked{r, filepath.Join(c.Workdir, "dump")}, r, r, r}, nil
 }
 
 // newEtcd makes the cluster that the configuration describes; etcdctl's variables

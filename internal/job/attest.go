@@ -66,8 +66,11 @@ func sayAttested(e observer.Evidence, at observer.Position, phase func(text stri
 			not = append(not, fmt.Sprintf("%s: %s (%s)", w.Witness, w.Verdict, w.Said))
 		}
 		if w.Verdict == observer.Liar {
-			warn(fmt.Sprintf("witness %s lies, and counts for nothing: %s", w.Witness, w.Said),
-				"write the RPC address of another node of the chain in place of "+w.Witness+" in replica.witnesses")
+			advice := "write the RPC address of another node of the chain in place of " + w.Witness + " in replica.witnesses"
+			if at.Kind != "cometbft" {
+				advice = "others agree with the dump, so that its data may be damaged: look at that member before you rely on it"
+			}
+			warn(fmt.Sprintf("witness %s lies, and counts for nothing: %s", w.Witness, w.Said), advice)
 		}
 	}
 	text := fmt.Sprintf("attested: %s at %s", e.Grade(), at)
@@ -81,8 +84,8 @@ func sayAttested(e observer.Evidence, at observer.Position, phase func(text stri
 func forked(e observer.Evidence) error {
 	for _, w := range e.Of {
 		if w.Verdict == observer.Fork {
-			return hint.Add(fmt.Errorf("%w: the chain has another history than the dump: witness %s: %s", ErrProof, w.Witness, w.Said),
-				"restore no backup of this node before you know why: it may be on a fork, or its data damaged; ask those who run the chain which history it goes on with")
+			return hint.Add(fmt.Errorf("%w: others have another history than the dump: witness %s: %s", ErrProof, w.Witness, w.Said),
+				"restore no backup of this node before you know why: it may be on a fork, or its data damaged; ask those who run the others which history it goes on with")
 		}
 	}
 	return nil

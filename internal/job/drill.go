@@ -74,7 +74,7 @@ func (d *Drill) Run(ctx context.Context) (out Drilled, err error) {
 	if err != nil {
 		return out, err
 	}
-	out = Drilled{ID: m.ID, Cluster: m.Cluster, Position: m.Position.Index, AgeSeconds: begun.Sub(m.Position.Time).Seconds()}
+	out = Drilled{ID: m.ID, Cluster: m.Cluster, Position: m.Position.Index, At: PositionOf(m).String(), AgeSeconds: begun.Sub(m.Position.Time).Seconds()}
 	hash, err := hex.DecodeString(m.Position.Hash)
 	if err != nil {
 		return out, fmt.Errorf("%w: the manifest's hash %.70q: %w", snapshot.ErrCorrupt, m.Position.Hash, err)
@@ -290,6 +290,7 @@ type Drilled struct {
 	ID           string  `json:"id"`
 	Cluster      string  `json:"cluster"`
 	Position     uint64  `json:"position"`
+	At           string  `json:"at"`          // the position, for people
 	AgeSeconds   float64 `json:"age_seconds"` // of what was restored, when the drill began: what a disaster would lose
 	Files        int64   `json:"files,omitempty"`
 	Bytes        int64   `json:"bytes,omitempty"`
@@ -308,6 +309,12 @@ func (d Drilled) Line() string {
 	var b strings.Builder
 	switch d.Outcome {
 	case observer.DrillPassed:
+		if len(d.Executed) == 0 {
+			fmt.Fprintf(&b, "DRILLED %s: %s at %s; %s", d.ID, d.Cluster, d.At, d.Proved)
+			fmt.Fprintf(&b, "\n  recovery time:  %s (fetch %s of %s, start %s)", span(d.FetchSeconds+d.StartSeconds), span(d.FetchSeconds), ui.Bytes(d.Bytes), span(d.StartSeconds))
+			fmt.Fprintf(&b, "\n  recovery point: %s, %s old when the drill began", d.At, span(d.AgeSeconds))
+			break
+		}
 		last := d.Executed[len(d.Executed)-1]
 		fmt.Fprintf(&b, "DRILLED %s: %s at height %d; %d blocks executed after it, to %d, each with the chain's block and app hash",
 			d.ID, d.Cluster, d.Position, len(d.Executed), last.Height)

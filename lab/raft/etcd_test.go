@@ -429,7 +429,7 @@ func TestEtcd(t *testing.T) {
 	c.must(c.call(t.Context(), "m1", "/v3/kv/compaction", map[string]any{"revision": rev + 20, "physical": true}, new(etcdHeader)))
 	c.learner("m4", voters...)
 
-	conf := c.config("eddy", c.endpoints("m4", "m1", "m2", "m3"))
+	conf := c.config("eddy", c.endpoints("m4", "m1", "m2", "m3")+"\n    canary: /registry/secrets/drones")
 	c.contains(c.run(0, "-c", conf, "doctor"), ", 0 FAIL")
 	load, steady := c.load(voters...), c.steady(leader, voters...)
 	time.Sleep(time.Second)
@@ -451,6 +451,13 @@ func TestEtcd(t *testing.T) {
 	dump := filepath.Join(c.dir, "out")
 	c.run(0, "-c", conf, "restore", "latest", "--into", dump, "-i", c.identity())
 	c.sameHash(dump, said)
+
+	// It comes to life by itself.
+	drilled := c.run(0, "-c", conf, "drill", "-i", c.identity())
+	c.contains(drilled, "DRILLED", "with the dump's hashkv", "the canary is there", "it takes writes")
+	if left, err := filepath.Glob(filepath.Join(c.dir, "work-eddy", "drill*")); err != nil || len(left) > 1 { // its lock
+		t.Errorf("the drill left %q (%v)", left, err)
+	}
 
 	// A live member is not restored over, nor beside.
 	var restores []string
@@ -497,7 +504,10 @@ func TestEtcd(t *testing.T) {
 	}
 	// The new cluster is another one; that is said once.
 	fresh := c.config("fresh", c.endpoints(c.names[(c.index(c.leader(voters...))+1)%3], "m1", "m2", "m3"))
-	c.run(0, "-c", fresh, "backup", "--new-incarnation")
+	c.contains(c.run(0, "-c", fresh, "backup", "--new-incarnation"), "attested: 2 of 2")
+	c.contains(c.run(0, "-c", fresh, "drill", "-i", c.identity()), "DRILLED") // of a raised revision
+	bad := c.config("canary", c.endpoints("m1")+"\n    canary: /registry/pods/default/p0001") // it was deleted
+	c.contains(c.run(15, "-c", bad, "drill", "-i", c.identity()), "FAILED", "it is not there")
 	fmt.Printf("etcd: learner of 3+1, backup in %.1f s under load, stopped 0 s, revision %d; the leader stayed through %d questions; 3 members restored, %d keys proven on each, writes accepted\n",
 		took.Seconds(), at, asked, proven)
 }
@@ -582,23 +592,42 @@ func TestEtcdGates(t *testing.T) {
 	c.contains(c.run(12, "-c", alone, "backup"), "no voter answers")
 	c.contains(c.run(0, "-c", learner, "backup"), "attested: 3 of 3")
 
-	// Two of three are dead.
+	// One voter holds another value than all others, as a bad disk makes it.
 	third := voters[(c.index(leader)+2)%3]
+	_, err := c.put(t.Context(), "m1", "planted", "efficiency-0")
+	c.must(err)
+	time.Sleep(time.Second) // it is in the database, and not only in the log
+	c.kill(third)
+	db := filepath.Join(c.data(third), "member/snap/db")
+	b, err := os.ReadFile(db)
+	c.must(err)
+	if !bytes.Contains(b, []byte("efficiency-0")) {
+		t.Fatal("the value is not in the database")
+	}
+	c.must(os.WriteFile(db, bytes.ReplaceAll(b, []byte("efficiency-0"), []byte("efficiency-1")), 0o600))
+	c.start(third, "existing", c.names...)
+	c.leader(voters...)
+	c.contains(c.run(3, "-c", learner, "backup"), "attested: 2 of 3", "witness "+third+" lies", "its data may be damaged")
+	_, err = c.put(t.Context(), "m1", "planted", "efficiency-2")
+	c.must(err)
+	c.contains(c.run(15, "-c", c.config("damaged", c.endpoints(third, "m1", "m2", "m3")), "backup"), "another history than the dump")
+
+	// Two of three are dead.
 	c.kill(leader, third)
 	lost := c.config("lost", c.endpoints(follower, leader, third))
 	out := c.run(12, "-c", lost, "backup")
 	c.contains(out, "the quorum is lost: 1 of 3 voters answer, 2 must", "--salvage")
 	out = c.run(0, "-c", lost, "backup", "--salvage")
-	c.contains(out, "SALVAGED", "revision 21")
+	c.contains(out, "SALVAGED", "revision 23")
 	// And the learner by itself.
 	c.kill(follower)
-	c.contains(c.run(0, "-c", alone, "backup", "--salvage", "--label", "learner"), "SALVAGED", "revision 21")
+	c.contains(c.run(0, "-c", alone, "backup", "--salvage", "--label", "learner"), "SALVAGED", "revision 23")
 	list := c.run(0, "-c", lost, "list")
-	if strings.Count(list, "SALVAGE") != 2 || strings.Count(list, "READY") != 2 {
+	if strings.Count(list, "SALVAGE") != 2 || strings.Count(list, "READY") != 3 {
 		t.Error(list)
 	}
 	c.nowhere(c.dir+"/bucket", c.dir+"/work-lost", c.dir+"/work-alone", c.dir+"/work-any")
-	fmt.Println("etcd: refused were the leader, a member that does not answer, a learner without voters, a lost quorum; salvaged were a lone voter and a lone learner")
+	fmt.Println("etcd: refused were the leader, a member that does not answer, a learner without voters, a lost quorum, a member with damaged data, which other voters told; salvaged were a lone voter and a lone learner")
 }
 
 // certificates makes a CA and one pair of it, for servers and clients.

@@ -26,23 +26,28 @@ const (
 )
 
 // Capture implements observer.Replica: it takes the member's snapshot. The gate is
-// asked once more before, unless it was not asked at all.
+// asked once more before.
 func (e *Etcd) Capture(ctx context.Context, st *snapshot.Stage) error {
-	gated := e.gated
 	s, _, err := e.describe(ctx)
-	if gated {
-		if err == nil {
-			err = e.Gate(ctx, s)
-		}
-		if err != nil {
-			return err
-		}
+	if err == nil {
+		err = e.Gate(ctx, s)
 	}
+	if err != nil {
+		return err
+	}
+	return e.take(ctx, st, s, "bounded")
+}
+
+// Salvage implements observer.Salvager: it takes what the member has, whoever else is
+// there.
+func (e *Etcd) Salvage(ctx context.Context, st *snapshot.Stage) error {
+	s, _, _ := e.describe(ctx) // what it does not tell is not known
+	return e.take(ctx, st, s, "stale-unbounded")
+}
+
+func (e *Etcd) take(ctx context.Context, st *snapshot.Stage, s observer.State, consistency string) error {
 	n := observer.Note{State: s, Position: s.Position, Facts: map[string]string{factInitial: initial(s.Members)}}
-	n.Position.Consistency = "bounded"
-	if !gated {
-		n.Position.Consistency = "stale-unbounded"
-	}
+	n.Position.Consistency = consistency
 	if err := e.snapshot(ctx, st, &n); err != nil {
 		return fmt.Errorf("take the snapshot of %s: %w", e.from, err)
 	}

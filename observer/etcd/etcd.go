@@ -59,8 +59,7 @@ type Etcd struct {
 	o   Options
 	now func() time.Time
 
-	from  string // the endpoint that is backed up, once it is known
-	gated bool   // the gate has said yes
+	from string // the endpoint that is backed up, once it is known
 }
 
 // New makes it; nothing is asked.
@@ -246,7 +245,6 @@ func (e *Etcd) describe(ctx context.Context) (s observer.State, c cluster, err e
 // Gate implements observer.Gater. Nothing will be stopped: what it asks is whether
 // the member has what the cluster has, and is not the one that all others wait for.
 func (e *Etcd) Gate(_ context.Context, s observer.State) error {
-	e.gated = false
 	self, q := s.Self(), observer.QuorumOf(s.Members)
 	no := func(advice, format string, args ...any) error {
 		return hint.Add(fmt.Errorf("%w: "+format, append([]any{observer.ErrNotFit}, args...)...), advice)
@@ -269,7 +267,6 @@ func (e *Etcd) Gate(_ context.Context, s observer.State) error {
 		return no("look at the member's log and disk; replica.etcd.max_lag says how many entries may be missing",
 			"%w: it is %d entries behind the leader, %d may be", observer.ErrBehind, behind, e.o.MaxLag)
 	}
-	e.gated = true
 	return nil
 }
 
