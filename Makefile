@@ -174,10 +174,12 @@ e2e-quickstart: deps-systemd dist bin/lab lab-wasmd $(SYSROOT) ## types the quic
 # The short form leaves out what takes ten minutes to build.
 e2e-raft-short: bin/eddy lab-etcd
 	scripts/deps.sh zookeeper
+	$(GOTEST) -tags '$(TAGS) e2e' -count=1 -run TestE2E ./observer/zookeeper
 	$(RAFT) -skip TestConsul ./raft
 
 e2e-raft: bin/eddy lab-consul lab-etcd ## backs up real raft clusters under load, destroys them, restores, proves every key; E2E='-run TestConsul' for one (minutes)
 	scripts/deps.sh zookeeper
+	$(GOTEST) -tags '$(TAGS) e2e' -count=1 -run TestE2E ./observer/zookeeper
 	$(RAFT) $(E2E) ./raft
 
 RAFT = cd lab && EDDY=$(CURDIR)/bin/eddy EDDY_LAB_CONSUL=$(CONSUL)/consul EDDY_LAB_ETCD=$(ETCD) $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 15m -v

@@ -116,7 +116,9 @@ func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration
 		failed("control", err, "look at replica.control")
 	} else {
 		for _, f := range control.Checks(ctx, ctl, c.Workdir, c.Replica.Control.Timeout.D()) {
-			show(f)
+			if f.Name != "restore in place" || c.Replica.Chain() { // no other restore stops or starts a node
+				show(f)
+			}
 		}
 	}
 	if r, err := a.newSource(c); err != nil {

@@ -34,6 +34,9 @@ of it is written beside the backup. Nothing is left: no process, no file, no por
 Of a Consul a fresh server on loopback takes the snapshot, and must have as many keys as
 that.
 
+Of a server of ZooKeeper the copy runs alone on loopback, plays its log, and must come
+to the tree that its leader had.
+
 SEL is latest unless it is given. The live node is not touched.`,
 		Example: "  eddy drill\n  eddy drill label:before-v18 --blocks 100\n  eddy drill --keep",
 		RunE: func(cmd *cobra.Command, args []string) error {

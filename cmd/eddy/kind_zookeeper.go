@@ -46,6 +46,7 @@ func zookeeperOptions(c *config.Config) (o zookeeper.Options, err error) {
 			o.Conf.Servers = append(o.Conf.Servers, zookeeper.Server{Client: s})
 		}
 	}
+	o.Drill = zookeeper.Driller{Command: c.Drill.Command, Check: c.Drill.Check, Timeout: c.Drill.Timeout.D()}
 	o.Cluster, o.Outage = c.Cluster, z.AllowOutage == "true"
 	o.Timeout, o.Deadline = c.Replica.Control.Timeout.D(), c.Replica.Control.Deadline.D()
 	return o, nil

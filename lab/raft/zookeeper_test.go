@@ -453,7 +453,15 @@ func TestZookeeper(t *testing.T) {
 	}
 	c.noPlain()
 	c.again(4)
-	fmt.Printf("e2e zookeeper: observer stopped %s s under load at %s, leader seen in %d of %d looks; %d nodes proven on each of 4 servers, writes taken by each; attested %s; %s in all\n",
+	canary := filepath.Join(c.dir, "canary")
+	c.must(os.WriteFile(canary, []byte("#!/bin/sh\n"+`exec 2>&1; /bin/bash -c 'exec 3<>/dev/tcp/127.0.0.1/${EDDY_DRILL_ADDRESS#*:}; printf srvr >&3; cat <&3' | grep -q standalone`+"\n"), 0o700))
+	t.Setenv("EDDY_DRILL_CHECK", canary)
+	drilled := c.run(c.on(4, "drill", ready[1], "-i", filepath.Join(c.dir, "id"))...)
+	if !strings.Contains(drilled, "no digest that differs from the leader's; drill.check agrees") {
+		t.Error(drilled)
+	}
+	c.noPlain()
+	fmt.Printf("e2e zookeeper: observer stopped %s s under load at %s, leader seen in %d of %d looks; %d nodes proven on each of 4 servers, writes taken by each; attested %s, drilled; %s in all\n",
 		ready[3], ready[2], looks.Load()-without.Load(), looks.Load(), nodes, m.Attested, time.Since(begun).Round(time.Second))
 }
 

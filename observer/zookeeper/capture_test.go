@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/eddy-backup/eddy/internal/fsx"
@@ -189,6 +190,13 @@ func TestRestore(t *testing.T) {
 	}
 	r.o.Conf.Servers = []Server{{ID: "7", Client: r.o.Conf.Client}, {ID: "8", Client: refusing(t), Election: refusing(t)}}
 	was := r.incarnation()
+	owner := os.Geteuid()
+	if owner == 0 { // only root can tell
+		owner = 12345
+		for _, dir := range dirs(r.o) {
+			must(t, os.Chown(dir, owner, owner))
+		}
+	}
 	task := observer.RestoreTask{Dir: dump, Position: observer.Position{Kind: Kind, Index: 0x1a}}
 	if _, err := r.Target(t.Context(), task); !errors.Is(err, observer.ErrNotFit) || !strings.Contains(err.Error(), "not fresh") {
 		t.Fatalf("a server with a state: %v", err)
@@ -209,6 +217,11 @@ func TestRestore(t *testing.T) {
 	for _, dir := range dirs(r.o) {
 		for _, f := range files(t, filepath.Join(dir, stateDir)) {
 			names = append(names, filepath.Base(f))
+			fi, err := os.Stat(f)
+			must(t, err)
+			if got := int(fi.Sys().(*syscall.Stat_t).Uid); got != owner {
+				t.Errorf("%s belongs to %d, not to %d", f, got, owner)
+			}
 		}
 		old, err := filepath.Glob(filepath.Join(dir, ".eddy", "before-*", stateDir))
 		if err != nil || len(old) != 2 {

@@ -25,7 +25,10 @@ func (r *Replica) Checks(ctx context.Context) []check.Finding {
 			can++
 		}
 	}
-	if asked > 0 && can == 0 {
+	if asked == 0 {
+		return nil
+	}
+	if can == 0 {
 		return []check.Finding{{Name: name, Level: check.Warn, Said: "no other server answers hash, so none can attest a backup", Hint: "set 4lw.commands.whitelist=srvr,hash in their zoo.cfg"}}
 	}
 	return []check.Finding{check.Good(name, fmt.Sprintf("%d of %d other servers can be asked for their digests", can, asked))}

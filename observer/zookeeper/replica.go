@@ -37,6 +37,7 @@ type Options struct {
 	Deadline time.Duration // of the whole hold
 	// Outage allows to stop the only server of an ensemble: its clients wait.
 	Outage bool
+	Drill  Driller
 }
 
 // Replica is one server of an ensemble.
