@@ -332,7 +332,7 @@ func (c *zks) wipe() {
 	for n := 1; n <= zkVoters+1; n++ {
 		c.kill(n)
 		for _, d := range []string{"data", "log"} {
-			for _, sub := range []string{"version-2", ".eddy", "eddy.incarnation"} {
+			for _, sub := range []string{"version-2", ".eddy"} {
 				c.must(os.RemoveAll(filepath.Join(c.home(n), d, sub)))
 			}
 		}
@@ -452,7 +452,7 @@ func TestZookeeper(t *testing.T) {
 		nodes = c.proven(n, before)
 	}
 	c.noPlain()
-	c.again(4)
+	c.run(c.on(4, "backup", "--new-incarnation")...)
 	canary := filepath.Join(c.dir, "canary")
 	c.must(os.WriteFile(canary, []byte("#!/bin/sh\n"+`exec 2>&1; /bin/bash -c 'exec 3<>/dev/tcp/127.0.0.1/${EDDY_DRILL_ADDRESS#*:}; printf srvr >&3; cat <&3' | grep -q standalone`+"\n"), 0o700))
 	t.Setenv("EDDY_DRILL_CHECK", canary)
@@ -463,13 +463,6 @@ func TestZookeeper(t *testing.T) {
 	c.noPlain()
 	fmt.Printf("e2e zookeeper: observer stopped %s s under load at %s, leader seen in %d of %d looks; %d nodes proven on each of 4 servers, writes taken by each; attested %s, drilled; %s in all\n",
 		ready[3], ready[2], looks.Load()-without.Load(), looks.Load(), nodes, m.Attested, time.Since(begun).Round(time.Second))
-}
-
-// again makes the first backup of the new history.
-func (c *zks) again(n int) {
-	c.t.Helper()
-	c.must(os.WriteFile(filepath.Join(c.home(n), "data", "eddy.incarnation"), []byte("after the fire\n"), 0o600))
-	c.run(c.on(n, "backup", "--new-incarnation")...)
 }
 
 // lives waits until a server listens at all.

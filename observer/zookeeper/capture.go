@@ -58,7 +58,7 @@ func (r *Replica) capture(ctx context.Context, st *snapshot.Stage) error {
 	if err := st.Dir("", stateDir); err != nil {
 		return err
 	}
-	at := observer.Position{Kind: Kind, Incarnation: r.incarnation(), Index: p.newest.zxid, Consistency: "stopped"}
+	at := observer.Position{Kind: Kind, Index: p.newest.zxid, Consistency: "stopped"}
 	for _, l := range p.logs {
 		if err := r.takeLog(ctx, st, l, &at); err != nil {
 			return err

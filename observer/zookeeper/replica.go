@@ -2,13 +2,10 @@ package zookeeper
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -91,23 +88,9 @@ func (r *Replica) Roots(context.Context) ([]snapshot.Root, error) {
 	return []snapshot.Root{{Path: dir}}, nil
 }
 
-// incarnationFile beside version-2 is written by a restore: from then on the
-// ensemble's history is another one, in which zxids may be lower than before.
-const incarnationFile = "eddy.incarnation"
-
-// incarnation is the name of the history. ZooKeeper has none of its own.
-func (r *Replica) incarnation() string {
-	b, err := readSmall(filepath.Join(r.o.DataDir, incarnationFile))
-	if err != nil {
-		b = nil // never restored
-	}
-	sum := sha256.Sum256([]byte(Kind + "\n" + r.o.Cluster + "\n" + strings.TrimSpace(string(b))))
-	return hex.EncodeToString(sum[:8])
-}
-
-// position is that of a server that runs.
-func (r *Replica) position(s srvr, now time.Time) observer.Position {
-	return observer.Position{Kind: Kind, Incarnation: r.incarnation(), Epoch: s.zxid >> 32, Index: s.zxid, Time: now, Consistency: "live"}
+// position is that of a server that runs. ZooKeeper has no name for its history.
+func position(s srvr, now time.Time) observer.Position {
+	return observer.Position{Kind: Kind, Epoch: s.zxid >> 32, Index: s.zxid, Time: now, Consistency: "live"}
 }
 
 // Describe implements observer.Replica. With an error comes what is known all the
@@ -126,7 +109,7 @@ func (r *Replica) Describe(ctx context.Context) (observer.State, error) {
 	r.before = s
 	own, err := askServer(ctx, r.o.Conf.Client)
 	if err == nil {
-		s.Version, s.Node.Role, s.Position = own.version, own.mode, r.position(own, now)
+		s.Version, s.Node.Role, s.Position = own.version, own.mode, position(own, now)
 	}
 	said := r.ensemble(ctx, &s, own, err == nil)
 	r.before = s
@@ -165,7 +148,7 @@ func (r *Replica) ensemble(ctx context.Context, s *observer.State, own srvr, ser
 			member.Voter = errs[i] != nil || a.mode != modeObserver // only it can tell
 		}
 		if member.Leader {
-			p := r.position(a, s.Taken)
+			p := position(a, s.Taken)
 			s.Leader = &p
 		}
 		s.Members = append(s.Members, member)

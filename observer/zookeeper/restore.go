@@ -144,10 +144,7 @@ func (r *Replica) Restore(ctx context.Context, t observer.RestoreTask) ([]string
 			say("what was there is kept in %s", old)
 		}
 	}
-	if err := r.begun(fsys, t); err != nil {
-		return nil, err
-	}
-	return r.next(t, kept), nil
+	return r.next(kept), nil
 }
 
 // ready makes the state of one of the server's directories: its logs, its snapshots
@@ -247,13 +244,8 @@ func putInPlace(fsys fsx.FS, dir, word string) (old string, err error) {
 	return old, errors.Join(fsys.Remove(filepath.Join(top, newDir)), fsys.SyncDir(dir), fsys.SyncDir(top))
 }
 
-// begun writes down that the history goes on from a backup.
-func (r *Replica) begun(fsys fsx.FS, t observer.RestoreTask) error {
-	return fsys.WriteFileAtomic(filepath.Join(r.o.DataDir, incarnationFile), fmt.Appendf(nil, "%s\n", markName(t.Position.Index)), 0o644)
-}
-
 // next is what is left to do.
-func (r *Replica) next(t observer.RestoreTask, kept []string) []string {
+func (r *Replica) next(kept []string) []string {
 	var others []string
 	own, _ := readMyID(r.o.DataDir) // it was read a moment ago
 	for _, s := range r.o.Conf.Servers {
