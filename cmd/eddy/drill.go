@@ -32,9 +32,7 @@ when the app hash after each of them is the one that the living chain has. What 
 of it is written beside the backup. Nothing is left: no process, no file, no port.
 
 Of a Consul a fresh server on loopback takes the snapshot, and must have as many keys as
-that.
-
-Of a server of ZooKeeper the copy runs alone on loopback, plays its log, and must come
+that. Of a server of ZooKeeper the copy runs alone on loopback, plays its log, and must come
 to the tree that its leader had.
 
 SEL is latest unless it is given. The live node is not touched.`,

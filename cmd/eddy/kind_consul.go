@@ -13,27 +13,35 @@ import (
 	"github.com/eddy-backup/eddy/internal/check"
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/fsx"
+	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/consul"
-	"github.com/eddy-backup/eddy/snapshot"
 	"github.com/eddy-backup/eddy/snapshot/bundle"
 )
 
 // askedConsul is a Consul, a Nomad or a Vault as the job wants it.
 type askedConsul struct {
 	asked
-	src *consul.Source
+	more
+	drills observer.Driller
 }
 
-func (r askedConsul) Salvage(ctx context.Context, st *snapshot.Stage) error {
-	return r.src.Salvage(ctx, st)
-}
+// Driller brings a snapshot to life.
+func (r askedConsul) Driller() observer.Driller { return r.drills }
 
-func (r askedConsul) Checks(ctx context.Context) []check.Finding { return r.src.Checks(ctx) }
+// more is what such a source can do beyond what all do that are asked.
+type more interface {
+	observer.Salvager
+	observer.Attester
+	Checks(ctx context.Context) []check.Finding
+}
 
 // newConsul makes the source of the configured kind. What the configuration does not
 // say the variables of the system's own tools do.
 func newConsul(c *config.Config) (askedConsul, error) {
-	o := consul.Options{Kind: c.Replica.Kind, Cluster: c.Cluster}
+	o := consul.Options{
+		Kind: c.Replica.Kind, Cluster: c.Cluster,
+		Drill: consul.Drill{Command: c.Drill.Command, Check: c.Drill.Check, Timeout: c.Drill.Timeout.D()},
+	}
 	env := os.Getenv
 	var named string
 	var secured config.ServerTLS
@@ -77,7 +85,7 @@ func newConsul(c *config.Config) (askedConsul, error) {
 	if err != nil {
 		return askedConsul{}, err
 	}
-	return askedConsul{asked{src, filepath.Join(c.Workdir, "dump")}, src}, nil
+	return askedConsul{asked{src, filepath.Join(c.Workdir, "dump")}, src, src}, nil
 }
 
 // aside is a file of the workdir, encrypted to the configured recipients, for what a

@@ -280,7 +280,7 @@ func TestConsul(t *testing.T) {
 	at := c.http[c.follower()]
 	o := newOperator(t, fmt.Sprintf("cluster: unimatrix\nreplica:\n  kind: consul\n  consul: {address: %q, token_file: %s}\n", at, tokens))
 	words := []string{planted, first, second, made.SecretID}
-	if out := o.run(0, "doctor"); !strings.Contains(out, "3 of 3 voters reachable") || !strings.Contains(out, ", 0 FAIL") {
+	if out := o.run(0, "doctor"); !strings.Contains(out, "3 of 3 servers reachable") || !strings.Contains(out, ", 0 FAIL") {
 		t.Errorf("doctor:\n%s", out)
 	}
 
@@ -317,6 +317,19 @@ func TestConsul(t *testing.T) {
 	}
 	o.hides(words...)
 	o.run(0, "verify", "latest", "--read-data")
+
+	// It lives, in a server that nobody knows, and what is left of that is nothing.
+	b, err := os.ReadFile(o.conf)
+	must(t, err)
+	o.write(string(b) + fmt.Sprintf("drill: {command: [%s, agent, \"-config-dir={home}\"], check: [%s, kv, get, secret/drones], timeout: 2m}\n", c.bin, c.bin))
+	drilled := o.run(0, "drill", "-i", filepath.Join(o.dir, "id"))
+	if !strings.Contains(drilled, "DRILLED") || !strings.Contains(drilled, "as many keys as the snapshot has; it takes writes; drill.check succeeded") {
+		t.Errorf("drill:\n%s", drilled)
+	}
+	if got := c.leader(0); got != lead {
+		t.Errorf("behind the drill %q leads, %q did", got, lead)
+	}
+	o.hides(words...)
 
 	// Who answers, and who may ask.
 	o.point("token_file", "mode: consistent, token_file")
@@ -424,7 +437,7 @@ func TestConsul(t *testing.T) {
 	}
 	prove()
 	o.hides(words...)
-	fmt.Printf("consul 1.21.5: stopped 0 s, index %d of term %d (%s) in %s, restored in %s; %d leader polls and %d writes meanwhile, same leader; %d keys, service and tokens proven on 3 servers, writes accepted; %d of %d flipped bits found\n",
+	fmt.Printf("consul 1.21.5: stopped 0 s, index %d of term %d (%s) in %s, restored in %s; %d leader polls and %d writes meanwhile, same leader; %d keys, service and tokens proven on 3 servers, writes accepted; %d of %d flipped bits found; drilled\n",
 		m.Position.Index, m.Position.Epoch, m.Position.Consistency, took.Round(10*time.Millisecond), backIn.Round(10*time.Millisecond), polls.Load(), writes.Load(), len(keys), bits, bits)
 }
 

@@ -2,33 +2,17 @@ package consul
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/eddy-backup/eddy/internal/check"
 	"github.com/eddy-backup/eddy/internal/hint"
-	"github.com/eddy-backup/eddy/observer"
 )
 
-// Checks looks at the servers without taking a snapshot.
+// Checks looks at what the token may and at whom it is given to, without taking a
+// snapshot.
 func (s *Source) Checks(ctx context.Context) []check.Finding {
-	st, err := s.Describe(ctx)
-	if err != nil {
-		return []check.Finding{{Name: "cluster", Level: check.Fail, Said: err.Error(), Hint: hint.Or(err, "look whether the servers run")}}
-	}
-	q := observer.QuorumOf(st.Members)
-	said := fmt.Sprintf("%s, %s: %d of %d voters reachable, %d lead, %d more may fail", st.Program(), st.Position.Incarnation, q.Reachable, q.Voters, q.Leaders, max(0, q.Bears()))
-	var out []check.Finding
-	switch err := s.Gate(ctx, st); {
-	case err != nil:
-		out = append(out, check.Finding{Name: "cluster", Level: check.Fail, Said: said, Hint: hint.Of(err)})
-	case q.Bears() == 0 || q.Voters%2 == 0:
-		out = append(out, check.Finding{Name: "cluster", Level: check.Warn, Said: said, Hint: "an odd number of servers, three at least, bears the loss of one: bring back what is missing"})
-	default:
-		out = append(out, check.Good("cluster", said))
-	}
-	out = append(out, s.rights(ctx))
+	out := []check.Finding{s.rights(ctx)}
 	if s.o.TLS.SkipVerify {
 		out = append(out, check.Finding{Name: "tls", Level: check.Warn, Said: "whoever answers is taken for the server, and gets the token", Hint: "name the servers' CA: " + s.sys.set("tls.ca_file", "/FILE")})
 	}

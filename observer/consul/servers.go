@@ -191,7 +191,7 @@ func consulHolds(ctx context.Context, a *api) (h holdings, err error) {
 	}
 	delete(services, Consul) // the servers themselves
 	return holdings{
-		what:  fmt.Sprintf("%d keys, %d services", len(keys), len(services)),
+		what: fmt.Sprintf("%d keys, %d services", len(keys), len(services)), keys: len(keys),
 		fresh: len(keys) == 0 && len(services) == 0,
 	}, nil
 }

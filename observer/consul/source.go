@@ -50,6 +50,7 @@ type Options struct {
 	TokenFile, Token string
 	Namespace        string // of Vault's token
 	TLS              TLS
+	Drill            Drill
 	// Save begins an encrypted file for what a restore replaces.
 	Save func(name string) (Kept, error)
 }

@@ -349,19 +349,14 @@ func TestChecks(t *testing.T) {
 		return out
 	}
 	srv := newStandin(t, Consul)
-	if got := levels(srv, nil); len(got) != 2 || got[0] != check.OK || got[1] != check.OK {
+	if got := levels(srv, nil); len(got) != 1 || got[0] != check.OK {
 		t.Errorf("%v", got)
 	}
-	srv.set(func() { srv.dead = 1 })
-	if got := levels(srv, func(o *Options) { o.TLS.SkipVerify = true }); len(got) != 3 || got[0] != check.Warn || got[2] != check.Warn {
-		t.Errorf("one is dead: %v", got)
+	if got := levels(srv, func(o *Options) { o.TLS.SkipVerify = true }); len(got) != 2 || got[1] != check.Warn {
+		t.Errorf("whoever answers: %v", got)
 	}
-	srv.set(func() { srv.leader = "" })
+	srv.set(func() { srv.fail["/v1/acl/token/self"] = 403 })
 	if got := levels(srv, nil); got[0] != check.Fail {
-		t.Errorf("nobody leads: %v", got)
-	}
-	srv.set(func() { srv.fail["/v1/status/leader"] = 502 })
-	if got := levels(srv, nil); len(got) != 1 || got[0] != check.Fail {
-		t.Errorf("no answer: %v", got)
+		t.Errorf("a token that nobody knows: %v", got)
 	}
 }

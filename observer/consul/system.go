@@ -41,6 +41,7 @@ type system struct {
 // holdings are what a restore would replace.
 type holdings struct {
 	what  string // for people
+	keys  int    // of Consul
 	fresh bool
 }
 
