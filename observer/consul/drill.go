@@ -139,7 +139,8 @@ func (s *Source) launch(ctx context.Context, scratch, dc string) (*server, error
 		"bind_addr": "127.0.0.1", "client_addr": "127.0.0.1", "data_dir": filepath.Join(home, "data"),
 		"ports":   map[string]int{"http": ports[0], "server": ports[1], "serf_lan": ports[2], "serf_wan": ports[3], "dns": -1, "grpc": -1, "grpc_tls": -1},
 		"connect": map[string]bool{"enabled": false}, "peering": map[string]bool{"enabled": false}, "disable_update_check": true,
-		"acl": map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]string{"initial_management": token, "agent": token}},
+		"performance": map[string]int{"raft_multiplier": 1}, // it waits for nobody
+		"acl":         map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]string{"initial_management": token, "agent": token}},
 	})
 	if err != nil {
 		return nil, err

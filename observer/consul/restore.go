@@ -78,6 +78,13 @@ func (s *Source) Restore(ctx context.Context, t observer.RestoreTask) (next []st
 	if err != nil {
 		return nil, err
 	}
+	note, err := observer.ReadNote(t.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if was := note.State.Version; was != "" && st.Version != "" && was != st.Version {
+		say("version", fmt.Sprintf("the snapshot was made by %s %s, this is %s: only the same version is sure to take it", s.sys.title, was, st.Version))
+	}
 	if !h.fresh {
 		path, err := s.save(ctx, a)
 		if err != nil {
