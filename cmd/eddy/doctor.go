@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/netresearch/go-cron"
@@ -183,14 +182,14 @@ func clusterChecks(ctx context.Context, r job.Replica, held bool) []check.Findin
 	if err := g.Gate(ctx, s); err != nil {
 		return append(out, failed(err))
 	}
-	return append(out, check.Good(name, strings.TrimSpace("fit for a backup now "+inParens(s.Program()))))
-}
-
-func inParens(s string) string {
-	if s == "" {
-		return ""
+	said := "fit for a backup now"
+	if p := s.Program(); p != "" {
+		said += ": " + p
 	}
-	return "(" + s + ")"
+	if s.Position.Index > 0 { // not every system tells it before there is a dump
+		said += " at " + s.Position.String()
+	}
+	return append(out, check.Good(name, said))
 }
 
 // perMonth is how often a schedule comes in 30 days.

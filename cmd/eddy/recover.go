@@ -208,7 +208,7 @@ func (a *app) recover(ctx context.Context, c *config.Config, kind string, member
 		}
 	}
 	if p.Again {
-		if err := a.result(plain{Type: "recover_again", Text: "\nThe plan ends here, because more must be known. After these steps, and whenever a member comes or goes: " + hint.Command(append(s.Eddy, "recover")...)}); err != nil {
+		if err := a.result(plain{Type: "recover_again", Text: "\nAsk again after these steps, whenever a member comes or goes, and when one was saved: what is to be done next depends on it. " + hint.Command(append(s.Eddy, "recover")...)}); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package recovery
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/eddy-backup/eddy/observer"
 )
@@ -43,6 +44,8 @@ func (d *decision) lost() {
 		d.restore(ready[0], "it knows more than any survivor")
 		d.afterRestore()
 		return
+	case peers && !d.identified():
+		return
 	case peers:
 		d.peers()
 	case d.Kind == "swarm":
@@ -80,7 +83,7 @@ func (d *decision) again() string {
 func spell(m observer.Member) string {
 	s := m.ID
 	if m.Address != "" {
-		s += "=" + m.Address
+		s += "=" + address(m)
 	}
 	for _, w := range []struct {
 		is   bool
@@ -143,6 +146,28 @@ func onEach1(at observer.Member, all []observer.Member, run func(observer.Member
 	return out
 }
 
+// identified tells whether raft's ids of the survivors are known. Who may not see the
+// cluster's configuration is told addresses only.
+func (d *decision) identified() bool {
+	var todo []observer.Member
+	for _, m := range d.up {
+		if m.ID == m.Address {
+			todo = append(todo, m)
+		}
+	}
+	if len(todo) == 0 || d.Kind == "vault" { // whose ids are names
+		return true
+	}
+	file, _ := peersFile(d.Kind, nil)
+	file = strings.TrimSuffix(file, "/raft/peers.json") + "/node-id"
+	d.add(Step{
+		Do: DoLook, Title: "find out the ids of the survivors", Why: "addresses alone are known of them; ask again with `--member ID=ADDRESS` for each: their recovery needs both",
+		Commands: append(onEach(todo, func(observer.Member) string { return "cat " + file }), Command{Run: d.again()}),
+	})
+	d.plan.Again = true
+	return false
+}
+
 // peers makes the survivors of Consul, Nomad and Vault the whole cluster.
 func (d *decision) peers() {
 	file, text := peersFile(d.Kind, d.up)
@@ -163,6 +188,11 @@ func (d *decision) gone() {
 	d.bringBack("nobody answers, which a network may do as well as a fire: a disk that still turns knows more than any backup. Go on only when all are lost for good")
 	ready, saved := d.furthest(false), d.furthest(true)
 	newer := d.salvages()
+	if d.Kind == "ucp" && len(ready)+len(saved) > 0 {
+		d.controlPlane()
+		return
+	}
+	d.disks(newer)
 	saved = slices.DeleteFunc(saved, func(b Backup) bool { return newer[b.Node].ID != b.ID })
 	switch {
 	case len(saved) > 0 && (len(ready) == 0 || compare(saved[0].At, ready[0].At) > 0):
@@ -183,6 +213,24 @@ func (d *decision) gone() {
 		})
 		d.plan.Again = true
 	}
+}
+
+// disks saves what lies on the disks of those that do not serve: a member that is held
+// for its backup is files. One that has lost its quorum may well run and serve nobody.
+func (d *decision) disks(saved map[string]Backup) {
+	var todo []observer.Member
+	for _, m := range d.down {
+		if _, ok := saved[m.ID]; !ok {
+			todo = append(todo, m)
+		}
+	}
+	if d.system.asked || len(todo) == 0 {
+		return
+	}
+	d.salvage(todo, "of each whose disk can still be read, whether it runs or not: it may know more than any backup. Leave out those that are lost, and ask again when one was saved: what is restored may be another one then")
+	last := &d.plan.Steps[len(d.plan.Steps)-1]
+	last.Optional = true
+	d.plan.Again = true
 }
 
 // verified proves the backup that is about to be restored, where nobody has.
@@ -226,6 +274,7 @@ func (d *decision) restore(b Backup, why string) {
 		}
 	default:
 		s.Why += "; on the machine of every " + d.system.member + ", or the one that takes its place: all stopped, all restored, then all started"
+		stop = onEach(voters, func(observer.Member) string { return d.stopUnit() })
 		s.Commands = append(stop, onEach(voters, func(observer.Member) string { return d.opens("restore", b.ID, "--overwrite-live") })...)
 		s.Commands = append(s.Commands, onEach(voters, func(observer.Member) string { return d.startUnit() })...)
 	}

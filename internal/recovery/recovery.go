@@ -90,8 +90,8 @@ type Plan struct {
 	Quorum   observer.Quorum `json:"quorum"`
 	Steps    []Step          `json:"steps"`
 	Warnings []string        `json:"warnings,omitempty"`
-	// Again: the steps end where more must be known. After them the cluster is to be
-	// looked at once more.
+	// Again: the steps end where more must be known, or what they find may change those
+	// that follow. After them the cluster is to be looked at once more.
 	Again bool `json:"again,omitempty"`
 }
 

@@ -189,6 +189,15 @@ func violations(s Situation, p Plan) (wrong []string) {
 			bad("%s before the survivors were saved", do)
 		}
 	}
+	lone := slices.ContainsFunc(s.Members, func(m observer.Member) bool {
+		return !slices.ContainsFunc(s.Backups, func(b Backup) bool { return b.Salvage && b.Node == m.ID })
+	})
+	if i := p.index(DoSalvage); up == 0 && lone && restore >= 0 && (s.Kind == "swarm" || s.Kind == "zookeeper") && (i < 0 || i > restore) {
+		bad("no disk is saved before a restore")
+	}
+	if s.Kind == "ucp" && restore >= 0 && (len(p.Steps[restore].Commands) != 1 || p.index(DoClear) < 0) {
+		bad("UCP is restored on one manager, where there is none")
+	}
 	if s.Kind == "ucp" && p.index(DoClear) >= 0 && restore < p.index(DoClear) {
 		bad("UCP is removed, and nothing is there to restore")
 	}
@@ -280,6 +289,11 @@ func TestTheFurthestSurvivor(t *testing.T) {
 		if i < 0 || !strings.Contains(fmt.Sprint(p.Steps[i].Commands), c.want) {
 			t.Errorf("%s: no %s with %s in\n%s", c.kind, c.do, c.want, p.text())
 		}
+	}
+	// What Consul's recovery wants are ids.
+	nameless := []observer.Member{{ID: "10.0.0.1:8300", Address: "10.0.0.1:8300", Voter: true, Reachable: true}, {ID: "10.0.0.2:8300", Address: "10.0.0.2:8300", Voter: true}}
+	if p := Decide(Situation{Kind: "consul", Cluster: "borg-7", Members: nameless, Now: now}); p.index(DoForce) >= 0 || !p.Again || !strings.Contains(p.text(), "/node-id") {
+		t.Error(p.text())
 	}
 	// One that has not been saved yet could know more.
 	p := Decide(Situation{Kind: "swarm", Cluster: "borg-7", Members: members, Backups: []Backup{salvage(0, 3, 100)}, Now: now})

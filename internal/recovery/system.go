@@ -31,7 +31,8 @@ func address(m observer.Member) string {
 	if m.Address == "" {
 		return name(m)
 	}
-	return m.Address
+	first, _, _ := strings.Cut(m.Address, ",") // of an etcd's there may be several
+	return first
 }
 
 // host is the address without scheme and port.
@@ -85,12 +86,10 @@ func systemOf(kind string) system {
 	case "etcd":
 		return system{
 			title: "etcd", member: "member", asked: true, unit: "etcd",
-			look: func(m observer.Member) string {
-				return line("etcdctl", "--endpoints="+address(m), "endpoint", "status", "--cluster", "-w", "table")
-			},
+			look:   fixed("etcdctl", "endpoint", "status", "--cluster", "-w", "table"),
 			strike: strikeID("etcdctl", "member", "remove"),
-			join: func(to observer.Member) (string, string) {
-				return line("etcdctl", "--endpoints="+address(to), "member", "add", "NAME", "--learner", "--peer-urls=https://ADDRESS:2380"), "it prints the settings of the new member; when it has caught up, `etcdctl member promote ID` makes it a voter"
+			join: func(observer.Member) (string, string) {
+				return line("etcdctl", "member", "add", "NAME", "--learner", "--peer-urls=https://ADDRESS:2380"), "it prints the settings of the new member; when it has caught up, `etcdctl member promote ID` makes it a voter"
 			},
 		}
 	case "consul":
