@@ -18,6 +18,10 @@ const restoringLapse = 24 * time.Hour
 // restores need not be able to write. It must not be called while a node is held.
 func (r *Restore) restoring(ctx context.Context, m *uploader.Manifest) (ended func(context.Context, error)) {
 	cannot := func(err error) {
+		if errors.Is(err, uploader.ErrRefused) { // as it should be with credentials that restore only
+			r.Events.Emit(Phase{ID: m.ID, Phase: "unseen", Text: "these credentials may not write: others do not see in the store that this restore runs"})
+			return
+		}
 		r.Events.Emit(Warning{Text: "others do not see in the store that this restore runs: " + err.Error(), Hint: hint.Or(err, "the restore goes on")})
 	}
 	if r.Host == "" {

@@ -3,7 +3,6 @@
 package raft
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,29 +30,15 @@ type planStep struct {
 type planCommand struct{ On, Run string }
 
 // plan asks eddy beside a server.
-func (c *zks) plan(n int) (p plan) {
+func (c *zks) plan(n int) plan {
 	c.t.Helper()
 	out, code := c.exits(c.on(n, "recover", "--json", "-i", filepath.Join(c.dir, "id"))...)
 	if code != 0 && code != 3 { // it warns of a replica that does not answer
 		c.t.Fatalf("recover: exit code %d\n%s", code, out)
 	}
-	for line := range strings.Lines(out) {
-		if !strings.HasPrefix(line, "{") {
-			continue
-		}
-		var kind struct {
-			MessageType string `json:"message_type"`
-		}
-		c.must(json.Unmarshal([]byte(line), &kind))
-		switch kind.MessageType {
-		case "recover":
-			c.must(json.Unmarshal([]byte(line), &struct{ *plan }{&p}))
-		case "recover_step":
-			var s planStep
-			c.must(json.Unmarshal([]byte(line), &s))
-			p.steps = append(p.steps, s)
-		}
-	}
+	lines := slices.DeleteFunc(strings.SplitAfter(out, "\n"), func(l string) bool { return !strings.HasPrefix(l, "{") }) // with stderr
+	p, err := readPlan(strings.Join(lines, ""))
+	c.must(err)
 	return p
 }
 
