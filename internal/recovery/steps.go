@@ -280,7 +280,10 @@ func (d *decision) after(history bool) {
 			Commands: []Command{on(at, line("docker", "swarm", "update", "--autolock=true"))},
 		})
 	}
-	d.add(Step{Do: DoBackup, Title: "make a new backup", Why: "those of before do not know the new members", Commands: []Command{on(at, d.eddy(words...))}})
+	d.add(Step{
+		Do: DoBackup, Title: "make a new backup", Why: "those of before do not know the new members",
+		Commands: []Command{{On: "a " + d.system.member + " that does not lead now", Run: d.of(words...)}},
+	})
 	if d.Kind == "swarm" || d.Kind == "ucp" {
 		d.add(Step{
 			Do: DoSpread, Title: "spread the tasks, if they must be", Optional: true,
