@@ -96,13 +96,10 @@ func (n *Node) Recover(ctx context.Context) (acted bool, err error) {
 }
 
 // Still returns nil where somebody else has stopped the node, and it is proven to be
-// down. Nothing is stopped for that.
+// down. Nothing is stopped for that. A manager that is gone itself says nothing, and
+// the proof does without its word.
 func (n *Node) Still(ctx context.Context) error {
-	s, err := n.Control.Status(ctx)
-	switch {
-	case err != nil:
-		return err
-	case s.Running:
+	if s, err := n.Control.Status(ctx); err == nil && s.Running {
 		return fmt.Errorf("%w: %s says that it runs", control.ErrNotDown, n.Control)
 	}
 	return n.Down(ctx)

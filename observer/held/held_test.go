@@ -15,13 +15,14 @@ import (
 type way struct {
 	control.Control
 	status   control.Status
+	gone     error // of the manager
 	lost     chan struct{}
 	released int
 	release  error
 	acted    bool
 }
 
-func (w *way) Status(context.Context) (control.Status, error) { return w.status, nil }
+func (w *way) Status(context.Context) (control.Status, error) { return w.status, w.gone }
 func (w *way) String() string                                 { return "way" }
 func (w *way) Lost() <-chan struct{}                          { return w.lost }
 func (w *way) Recover(context.Context) (bool, error)          { return w.acted, nil }
@@ -90,7 +91,9 @@ func TestStill(t *testing.T) {
 		t.Errorf("somebody has a file open: %v", err)
 	}
 	open = nil
-	if err := n.Still(t.Context()); err != nil {
-		t.Errorf("it is down: %v", err)
+	for _, w.gone = range []error{nil, errors.New("no such socket")} {
+		if err := n.Still(t.Context()); err != nil {
+			t.Errorf("it is down: %v", err)
+		}
 	}
 }
