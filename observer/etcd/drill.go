@@ -76,7 +76,8 @@ func (e *Etcd) Drill(ctx context.Context, t observer.DrillTask) (r observer.Dril
 		err = utl.fits(n.State.Version)
 	}
 	if err != nil {
-		r.Outcome, r.Why, r.Hint = observer.DrillNotPossible, err.Error(), hint.Of(err)
+		why := strings.TrimPrefix(err.Error(), observer.ErrNotFit.Error()+": ") // which is about backups
+		r.Outcome, r.Why, r.Hint = observer.DrillNotPossible, why, hint.Of(err)
 		return r, nil
 	}
 	begun := time.Now()
