@@ -73,6 +73,9 @@ type Request struct {
 	// Down proves, beyond the manager's word, that the node is down. It is asked
 	// until it returns nil or Timeout is over.
 	Down func(ctx context.Context) error
+	// Unlock is what a guard does when it has started the node; eddy itself does it by
+	// its own. It is kept in memory, and goes to the guard by a socket. nil: nothing.
+	Unlock *Unlock
 }
 
 // withDefaults checks r and fills in what it leaves open.

@@ -340,7 +340,7 @@ func engineAnswers() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	resp, err := e.send(ctx, http.MethodGet, "/_ping")
+	resp, err := e.send(ctx, http.MethodGet, "/_ping", nil)
 	if err == nil {
 		resp.Body.Close()
 	}

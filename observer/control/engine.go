@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,7 +76,7 @@ var apiVersion = regexp.MustCompile(`^[0-9]{1,3}\.[0-9]{1,3}$`)
 // never finds too old or too new. A proxy that hides it gets no prefix, which
 // means the same.
 func (e *engine) version(ctx context.Context) (string, error) {
-	resp, err := e.send(ctx, http.MethodGet, "/_ping")
+	resp, err := e.send(ctx, http.MethodGet, "/_ping", nil)
 	if err != nil {
 		return "", err
 	}
@@ -86,10 +87,17 @@ func (e *engine) version(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-func (e *engine) send(ctx context.Context, method, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, e.base+path, nil)
+func (e *engine) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	var in io.Reader
+	if body != nil {
+		in = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, e.base+path, in)
 	if err != nil {
 		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := e.http.Do(req)
 	if err != nil {
@@ -101,21 +109,26 @@ func (e *engine) send(ctx context.Context, method, path string) (*http.Response,
 // call makes one call and returns the answer's body. That nothing had to be done
 // (304) is a success.
 func (e *engine) call(ctx context.Context, method, path string) ([]byte, error) {
+	return e.ask(ctx, method, path, nil, maxAnswer)
+}
+
+// ask is call with a body, where it is not nil, and a bound of the answer's in bytes.
+func (e *engine) ask(ctx context.Context, method, path string, send []byte, bound int64) ([]byte, error) {
 	version, err := e.version(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := e.send(ctx, method, version+path)
+	resp, err := e.send(ctx, method, version+path, send)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, bound+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("the engine's answer: %w", err)
-	case len(body) > maxAnswer:
-		return nil, fmt.Errorf("the engine's answer is larger than %d bytes", maxAnswer)
+	case int64(len(body)) > bound:
+		return nil, fmt.Errorf("the engine's answer is larger than %d bytes", bound)
 	case resp.StatusCode < 300 || resp.StatusCode == http.StatusNotModified:
 		return body, nil
 	}
@@ -132,7 +145,7 @@ func refusedBy(code int, body []byte) error {
 	if json.Unmarshal(body, &said) == nil && said.Message != "" {
 		text = printable(said.Message, 500)
 	}
-	err := fmt.Errorf("the engine says %d %s: %s", code, http.StatusText(code), text)
+	var err error = &Refusal{Code: code, Said: text}
 	switch {
 	case code == http.StatusNotFound:
 		return fmt.Errorf("%w: %w: %w", errRefused, errNoContainer, err)
@@ -143,6 +156,17 @@ func refusedBy(code int, body []byte) error {
 		err = fmt.Errorf("%w: %w", errRefused, err)
 	}
 	return err
+}
+
+// Refusal is in the chain where an engine has answered that it does not do what it was
+// asked.
+type Refusal struct {
+	Code int // of HTTP
+	Said string
+}
+
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("the engine says %d %s: %s", r.Code, http.StatusText(r.Code), r.Said)
 }
 
 // errUnreachable is in the chain where the engine was not asked at all.

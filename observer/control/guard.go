@@ -52,11 +52,12 @@ const (
 )
 
 type guardMsg struct {
-	Op         string `json:"op"`
-	Node       *node  `json:"node,omitempty"`
-	DeadlineMS int64  `json:"deadline_ms,omitempty"`
-	WatchMS    int64  `json:"watch_ms,omitempty"`
-	Error      string `json:"error,omitempty"`
+	Op         string  `json:"op"`
+	Node       *node   `json:"node,omitempty"`
+	Unlock     *Unlock `json:"unlock,omitempty"`
+	DeadlineMS int64   `json:"deadline_ms,omitempty"`
+	WatchMS    int64   `json:"watch_ms,omitempty"`
+	Error      string  `json:"error,omitempty"`
 }
 
 func sendGuard(w net.Conn, m guardMsg) error {
@@ -204,6 +205,7 @@ type sentry struct {
 	holder *process
 	conn   net.Conn
 	watch  time.Duration // for a node whose stop nobody saw through
+	unlock *Unlock
 	log    zerolog.Logger
 }
 
@@ -235,7 +237,7 @@ func RunGuard() error {
 		return join(errors.New("guard: no orders"), err)
 	}
 	s := &sentry{
-		node: arm.Node.managed(), holder: &process{fd: guardHolderFD}, conn: conn, watch: millis(arm.WatchMS),
+		node: arm.Node.managed(), holder: &process{fd: guardHolderFD}, conn: conn, watch: millis(arm.WatchMS), unlock: arm.Unlock,
 		log: zerolog.New(os.Stderr).With().Timestamp().Int("pid", os.Getpid()).Logger(),
 	}
 	deadline := time.NewTimer(millis(arm.DeadlineMS))
@@ -359,8 +361,24 @@ func (s *sentry) done(err error) error {
 		return fmt.Errorf("guard: %w", err)
 	default:
 		s.log.Info().Msg("the node runs")
+		s.unlocked()
 	}
 	return s.finish()
+}
+
+// unlocked unlocks a node that runs, where that is needed. What does not succeed within its time the
+// next eddy finds: the node runs and says that it is locked.
+func (s *sentry) unlocked() {
+	if s.unlock == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unlockTime)
+	defer cancel()
+	if err := s.unlock.Do(ctx); err != nil {
+		s.log.Error().Err(err).Msg("the node runs and is locked")
+		return
+	}
+	s.log.Info().Msg("the node is not locked")
 }
 
 func (s *sentry) finish() error {

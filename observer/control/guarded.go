@@ -125,7 +125,7 @@ func (e *guarded) hold(ctx context.Context, r Request) (*guardedHold, error) {
 	watching, cancel := context.WithCancel(context.Background())
 	h := &guardedHold{e: e, node: e.node.of(rec), lock: lock, lost: make(chan struct{}), release: cancel}
 	h.guard, err = startGuard(ctx, lock, guardMsg{
-		Op: gArm, Node: h.node, DeadlineMS: r.Deadline.Milliseconds(), WatchMS: (r.Timeout + e.linger).Milliseconds(),
+		Op: gArm, Node: h.node, Unlock: r.Unlock, DeadlineMS: r.Deadline.Milliseconds(), WatchMS: (r.Timeout + e.linger).Milliseconds(),
 	}, e.node.Dir)
 	if err != nil { // nothing was stopped yet
 		cancel()

@@ -28,6 +28,9 @@ type UnitRef struct {
 	Name   string `json:"name"`   // gaiad.service
 	Rights string `json:"rights"` // RightsPolkit or RightsSudo; root needs neither
 
+	TakeSockets bool `json:"take_sockets,omitempty"` // SystemdConfig.Sockets
+	// Sockets that start it are stopped with it, and started with it.
+	Sockets []string `json:"sockets,omitempty"`
 	// Before the stop: "disabled" later means that somebody meant it.
 	FileState string `json:"file_state,omitempty"`
 	// The hold's deadline by CLOCK_BOOTTIME, which nobody sets; 0: not held.
@@ -37,10 +40,14 @@ type UnitRef struct {
 // unitName is a service's name; escapes (\x2d) are part of it.
 var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.service$`)
 
+var socketName = regexp.MustCompile(`^[A-Za-z0-9:_.\\][A-Za-z0-9:_.\\@-]{0,199}\.socket$`)
+
 func checkUnit(u UnitRef) error {
 	switch {
 	case !unitName.MatchString(u.Name) || strings.HasPrefix(u.Name, "-") || strings.HasPrefix(u.Name, "@"):
 		return fmt.Errorf("%q is no service's name", printable(u.Name, 64))
+	case slices.ContainsFunc(u.Sockets, func(name string) bool { return !socketName.MatchString(name) }):
+		return errors.New("one of its sockets is none")
 	case u.Rights != RightsPolkit && u.Rights != RightsSudo:
 		return fmt.Errorf("rights %q are neither polkit nor sudo", printable(u.Rights, 16))
 	}
@@ -56,6 +63,10 @@ func (u UnitRef) guardUnit(kind string) string {
 type SystemdConfig struct {
 	Unit   string // with or without .service
 	Rights string // RightsPolkit or RightsSudo; "": polkit
+
+	// Sockets tells that socket units which would start it while it is held are stopped
+	// with it and started again; else such a unit is not held.
+	Sockets bool
 
 	// MayStart: see ExecConfig.
 	MayStart func(context.Context) error `json:"-"`
@@ -91,7 +102,7 @@ func newSystemd(c SystemdConfig) (*guarded, error) {
 	if !strings.HasSuffix(c.Unit, ".service") {
 		c.Unit += ".service"
 	}
-	ref := UnitRef{Name: c.Unit, Rights: c.Rights}
+	ref := UnitRef{Name: c.Unit, Rights: c.Rights, TakeSockets: c.Sockets}
 	if err := checkUnit(ref); err != nil {
 		return nil, err
 	}
@@ -153,6 +164,11 @@ func (s *service) fit(ctx context.Context, r *Record) error {
 	if err != nil {
 		return err
 	}
+	sockets, err := s.sockets(ctx, u)
+	if err != nil {
+		return err
+	}
+	u = u.without(sockets)
 	for _, check := range []func(context.Context, unit) error{
 		func(_ context.Context, u unit) error { return u.fit() }, s.alone, s.guardFits, s.mayControl,
 	} {
@@ -161,9 +177,36 @@ func (s *service) fit(ctx context.Context, r *Record) error {
 		}
 	}
 	r.Unit = s.ref
+	r.Unit.Sockets = sockets
 	r.Unit.FileState = u.unitFileState
 	r.Unit.DeadlineMS = (bootTime() + r.Deadline.Sub(r.Started)).Milliseconds()
 	return nil
+}
+
+// sockets are those units that would start the node and can be stopped with it.
+func (s *service) sockets(ctx context.Context, u unit) (names []string, err error) {
+	if !s.ref.TakeSockets {
+		return nil, nil
+	}
+	for _, name := range u.triggeredBy {
+		if !strings.HasSuffix(name, ".socket") {
+			continue
+		}
+		o, err := s.systemd.unit(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if o.down() {
+			continue
+		}
+		for _, verb := range []string{"stop", "start"} {
+			if err := s.systemd.may(ctx, verb, name); err != nil {
+				return nil, err
+			}
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }
 
 // alone refuses a unit that others would start while it is held, or that would
@@ -270,6 +313,11 @@ func (s *service) lookEvery() time.Duration { return time.Second }
 
 // stop implements manager.
 func (s *service) stop(ctx context.Context) (failed, err error) {
+	for _, socket := range s.ref.Sockets { // first: a client would start the node again
+		if err := s.systemd.stop(ctx, socket); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.systemd.stop(ctx, s.ref.Name); err != nil {
 		return nil, err
 	}
@@ -305,6 +353,11 @@ func (s *service) start(ctx context.Context, _ *os.File) (failed, err error) {
 	}
 	if u.result == "start-limit-hit" {
 		if err := s.systemd.resetFailed(ctx, s.ref.Name); err != nil {
+			return nil, err
+		}
+	}
+	for _, socket := range s.ref.Sockets { // first: the node is given what they listen on
+		if err := s.systemd.start(ctx, socket); err != nil {
 			return nil, err
 		}
 	}

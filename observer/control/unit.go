@@ -3,6 +3,7 @@ package control
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,6 +102,15 @@ func cell[T any](row []any, i int) (v T) {
 		v, _ = row[i].(T)
 	}
 	return v
+}
+
+// without is the unit as it is beside others that are stopped and started with it.
+func (u unit) without(others []string) unit {
+	not := func(names []string) []string {
+		return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(others, n) })
+	}
+	u.triggeredBy, u.stopsWith = not(u.triggeredBy), not(u.stopsWith)
+	return u
 }
 
 // active tells whether the unit runs.

@@ -26,7 +26,10 @@ func (s *service) Checks(ctx context.Context) []check.Finding {
 		err = u.fit()
 	}
 	if err == nil {
-		err = s.alone(ctx, u)
+		var sockets []string
+		if sockets, err = s.sockets(ctx, u); err == nil {
+			err = s.alone(ctx, u.without(sockets))
+		}
 	}
 	const manager = "node's manager"
 	out := []check.Finding{found(manager, u.name+" is "+cmp.Or(u.unitFileState, "loaded")+" and runs as "+orRoot(u.user), err)}

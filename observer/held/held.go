@@ -22,6 +22,8 @@ type Node struct {
 	Deadline time.Duration // the whole hold
 	// Down proves, beyond the manager's word, that the node is down.
 	Down func(ctx context.Context) error
+	// Unlock is the guard's Awake, of an engine; nil: nothing.
+	Unlock *control.Unlock
 	// Awake is what a node needs after each start before it serves, as a locked one
 	// does; its error is that of a node that stands still. nil: nothing.
 	Awake func(ctx context.Context) error
@@ -32,7 +34,7 @@ type Node struct {
 // Hold stops the node. See observer.Holder.
 func (n *Node) Hold(ctx context.Context, st *snapshot.Stage) (release func(context.Context) error, err error) {
 	h, err := n.Control.Hold(ctx, control.Request{
-		Purpose: "backup", Timeout: n.Timeout, Deadline: n.Deadline, Stage: st.ID(), Down: n.Down,
+		Purpose: "backup", Timeout: n.Timeout, Deadline: n.Deadline, Stage: st.ID(), Down: n.Down, Unlock: n.Unlock,
 	})
 	if err != nil {
 		return nil, Error(err)
