@@ -30,6 +30,8 @@ type Want struct {
 	Include, Exclude []string
 	// ValidatorKey takes the validator key along, and with it its sign state.
 	ValidatorKey bool
+	// Extra are secrets that lie in no file: their paths say where they would.
+	Extra []Source
 }
 
 // Found is what a bundle will be made of.
@@ -47,6 +49,8 @@ type Source struct {
 	Path  string // absolute
 	Name  string // in the bundle
 	Class Class
+	// Data is its content where it is in memory only; then it is root's, of mode 0600.
+	Data []byte
 }
 
 // ErrNoNode: the home is of no kind that is known.
@@ -87,6 +91,12 @@ func Find(ctx context.Context, w Want) (Found, error) {
 	}
 	if err := f.ctx.Err(); err != nil {
 		return Found{}, context.Cause(ctx)
+	}
+	for _, s := range w.Extra {
+		// The newer one of the same name: a file of it may have been put back once.
+		f.out.Files = slices.DeleteFunc(f.out.Files, func(o Source) bool { return o.Path == s.Path })
+		s.Name, s.Class = Name(w.Home, s.Path), Extra
+		f.out.Files = append(f.out.Files, s)
 	}
 	if len(f.out.Files) == 0 {
 		return Found{}, hint.Add(fmt.Errorf("nothing of %s can be taken", w.Home), "run eddy as root, or as the node's user")

@@ -126,6 +126,9 @@ func pack(ctx context.Context, t *tar.Writer, s Source) (e Entry, err error) {
 	if err := ctx.Err(); err != nil {
 		return e, context.Cause(ctx)
 	}
+	if s.Data != nil {
+		return packData(t, s)
+	}
 	// Not blocking: what was a file a moment ago may be a pipe by now.
 	f, err := os.OpenFile(s.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -174,6 +177,18 @@ func pack(ctx context.Context, t *tar.Writer, s Source) (e Entry, err error) {
 	}
 	e.SHA256 = hex.EncodeToString(sum.Sum(nil))
 	return e, nil
+}
+
+// packData writes what lies in no file. It has no time, so that the same content makes
+// the same bundle.
+func packData(t *tar.Writer, s Source) (Entry, error) {
+	sum := sha256.Sum256(s.Data)
+	e := Entry{Name: s.Name, Path: s.Path, Class: s.Class, Size: int64(len(s.Data)), Mode: "0600", MTime: time.Unix(0, 0).UTC(), SHA256: hex.EncodeToString(sum[:])}
+	err := t.WriteHeader(&tar.Header{Name: e.Name, Typeflag: tar.TypeReg, Size: e.Size, Mode: 0o600, ModTime: e.MTime, Format: tar.FormatPAX})
+	if err == nil {
+		_, err = t.Write(s.Data)
+	}
+	return e, err
 }
 
 // tooLarge adds to that error which files are to blame.
