@@ -42,7 +42,7 @@ LABDIRS := uploader cmd scripts internal/job observer/cometbft
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-systemd build lab lab-wasmd lab-consul lab-etcd test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-raft-short chaos chaos-resume bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd lab-consul lab-etcd test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-raft-short e2e-swarm chaos chaos-resume bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -154,7 +154,7 @@ e2e-drill: bin/eddy lab-wasmd ## drills a real SDK chain, and 1 GB of real block
 		cd lab && SIZE=$(SIZE) EDDY_LAB_WASMD=$(WASMD) EDDY_LAB_CONTRACT=$$contract $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
 	[ "$$(id -u)" != 0 ] || $(GOTEST) -tags '$(TAGS) root' -count=1 -run TestRoot ./observer/cometbft/drill
 
-e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft chaos ## all of that against real systems (root; half an hour)
+e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-swarm chaos ## all of that against real systems (root; half an hour)
 
 e2e-docker: bin/eddy bin/lab ## docker control, the compose file and its quick start, beside a real engine (root; minutes)
 	scripts/deps.sh docker
@@ -183,6 +183,11 @@ e2e-raft: bin/eddy lab-consul lab-etcd ## backs up real raft clusters under load
 	$(RAFT) $(E2E) ./raft
 
 RAFT = cd lab && EDDY=$(CURDIR)/bin/eddy EDDY_LAB_CONSUL=$(CONSUL)/consul EDDY_LAB_ETCD=$(ETCD) $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 15m -v
+
+# Beside e2e-raft, for it needs root and engines.
+e2e-swarm: bin/eddy ## Docker Swarm: three engines, with and without autolock, backed up under load, destroyed, restored (root; minutes)
+	scripts/deps.sh docker
+	cd lab && EDDY=$(CURDIR)/bin/eddy $(GOTEST) -tags '$(TAGS) e2e root' -count=1 -timeout 15m -v -run TestSwarm ./raft
 
 # libpam-systemd is named because debootstrap does not know who provides a logind.
 $(SYSROOT): | deps-systemd

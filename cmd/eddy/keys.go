@@ -116,7 +116,11 @@ The validator key stays out, unless keys.validator_key says otherwise.`,
 			if err != nil {
 				return err
 			}
-			out, err := a.backUpKeys(cmd.Context(), c, node, newKey)
+			extra, err := heldKeys(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			out, err := a.backUpKeys(cmd.Context(), c, node, newKey, extra...)
 			if err != nil && !errors.Is(err, job.ErrWarnings) {
 				return err
 			}
@@ -128,8 +132,9 @@ The validator key stays out, unless keys.validator_key says otherwise.`,
 	return c
 }
 
-// backUpKeys makes one bundle by the configuration.
-func (a *app) backUpKeys(ctx context.Context, c *config.Config, node string, newKey bool) (out job.KeysSaved, err error) {
+// backUpKeys makes one bundle by the configuration. extra are secrets that lie in no
+// file.
+func (a *app) backUpKeys(ctx context.Context, c *config.Config, node string, newKey bool, extra ...bundle.Source) (out job.KeysSaved, err error) {
 	to, err := readRecipients(c.Encryption)
 	if err != nil {
 		return out, err
@@ -161,11 +166,14 @@ func (a *app) backUpKeys(ctx context.Context, c *config.Config, node string, new
 	if err != nil {
 		return out, err
 	}
+	if c.Replica.Kind == "swarm" {
+		home = c.Replica.Swarm.DataRoot
+	}
 	k := job.Keys{
 		Catalog: cat.With(uploader.Keys{Sign: sign}), Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster, Node: node, Host: host, Version: version,
 		Want: bundle.Want{
 			Home: home, Preset: c.Keys.Preset, Include: c.Keys.Include, Exclude: c.Keys.Exclude, ValidatorKey: c.Keys.ValidatorKey == "true",
-			Service: a.serviceFiles(ctx, c, home),
+			Service: a.serviceFiles(ctx, c, home), Extra: extra,
 		},
 		To: to, Identities: ids, NewNodeKey: newKey, Events: a.ui, Now: time.Now,
 	}
@@ -210,7 +218,11 @@ func (a *app) keysTask(c *config.Config, t *teller, d *job.Daemon) error {
 		return err // config has parsed it before
 	}
 	d.Tasks = append(d.Tasks, job.Task{Name: "keys", Schedule: when, Run: func(ctx context.Context) error {
-		out, err := a.backUpKeys(ctx, c, "", false)
+		extra, err := heldKeys(ctx, c)
+		if err != nil {
+			return err
+		}
+		out, err := a.backUpKeys(ctx, c, "", false, extra...)
 		if out.Outcome != "" {
 			a.ui.Emit(out)
 		}

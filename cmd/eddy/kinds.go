@@ -29,6 +29,8 @@ func (a *app) newSource(c *config.Config) (job.Replica, error) {
 		return newEtcdSource(c)
 	case "zookeeper":
 		return newZookeeper(c)
+	case "swarm":
+		return a.newSwarm(c)
 	}
 	return nil, fmt.Errorf("replica.kind %q is not wired", c.Replica.Kind) // config has refused it before
 }

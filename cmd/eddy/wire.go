@@ -167,7 +167,7 @@ func newWay(c *config.Config, k config.Way, dir string, mayStart func(context.Co
 		return control.NewSupervise(k.Supervise), nil
 	case k.Systemd.Unit != "":
 		return control.NewSystemd(control.SystemdConfig{
-			Unit: k.Systemd.Unit, Rights: k.Systemd.Rights,
+			Unit: k.Systemd.Unit, Rights: k.Systemd.Rights, Sockets: c.Replica.Kind == "swarm",
 			Dir: dir, SwapFile: swap, MayStart: mayStart,
 		})
 	case k.Docker.Container != "":

@@ -69,7 +69,7 @@ const DefaultSchedule = "0 3 * * *"
 // Replica is the node that is backed up.
 type Replica struct {
 	// Kind is the system that runs there.
-	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command,consul,etcd,nomad,vault,zookeeper"`
+	Kind string `yaml:"kind" default:"cometbft" enum:"cometbft,command,consul,etcd,nomad,swarm,vault,zookeeper"`
 	// Home is the node's home directory, the one with config and data in it.
 	Home string `yaml:"home"`
 	// RPC is the replica's own RPC address, http or https.
@@ -88,6 +88,7 @@ type Replica struct {
 	Vault   Vault   `yaml:"vault"`
 
 	Zookeeper Zookeeper `yaml:"zookeeper"`
+	Swarm     Swarm     `yaml:"swarm"`
 }
 
 // App is the replica's application where it is a process of its own, behind

@@ -77,6 +77,7 @@ func TestLoadFileAndDefaults(t *testing.T) {
 			Nomad:     Nomad{Mode: "auto", MaxLag: Duration(5 * time.Second)},
 			Zookeeper: Zookeeper{AllowOutage: "false"},
 			Etcd:      Etcd{Member: "first", MaxLag: 1000, Timeout: Duration(10 * time.Minute), Etcdutl: "etcdutl", Etcd: "etcd"},
+			Swarm:     Swarm{DataRoot: "/var/lib/docker", AllowRunningTasks: "false"},
 		},
 		Store:     Store{URL: "s3://backups/eddy", Region: "eu-west-1", PathStyle: "auto"},
 		Schedule:  "@daily",

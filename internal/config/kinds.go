@@ -51,7 +51,7 @@ type CommandExpect struct {
 // they are of.
 var sections = map[string][]string{
 	"home": {"cometbft"}, "rpc": {"cometbft"}, "witnesses": {"cometbft"}, "chain_id": {"cometbft"}, "app": {"cometbft"},
-	"control": {"cometbft", "zookeeper"}, "command": {"command"},
+	"control": {"cometbft", "swarm", "zookeeper"}, "command": {"command"}, "swarm": {"swarm"},
 	"zookeeper": {"zookeeper"},
 	"consul":    {"consul"}, "etcd": {"etcd"}, "nomad": {"nomad"}, "vault": {"vault"},
 }
@@ -82,6 +82,8 @@ func (l *loader) checkKind() {
 		l.checkZookeeper()
 	case "etcd":
 		l.checkEtcd()
+	case "swarm":
+		l.checkSwarm()
 	}
 	l.checkConsul()
 }

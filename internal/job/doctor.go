@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +45,9 @@ type Doctor struct {
 
 // Run calls show for each finding, in order, as soon as it is known.
 func (d *Doctor) Run(ctx context.Context, show func(check.Finding)) {
+	// A directory of the workdir's own is made with the first backup, as that is.
+	own := filepath.Clean(d.Workdir.Dir) + string(filepath.Separator)
+	d.Roots = slices.DeleteFunc(slices.Clone(d.Roots), func(r snapshot.Root) bool { return strings.HasPrefix(r.Path, own) && !exists(r.Path) })
 	for _, r := range d.Roots {
 		show(d.links(r))
 	}

@@ -54,7 +54,7 @@ func TestDoctorLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := Doctor{
-		Roots: []snapshot.Root{{Path: root}}, Workdir: Workdir{Dir: work}, Catalog: uploader.NewCatalog(store, "c"),
+		Roots: []snapshot.Root{{Path: root}, {Name: "own", Path: filepath.Join(work, "dump")}}, Workdir: Workdir{Dir: work}, Catalog: uploader.NewCatalog(store, "c"),
 		RetentionBy: "eddy", Keep: 3, PerMonth: 30, Now: time.Now,
 	}
 	var all []check.Finding
