@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -553,6 +554,55 @@ func TestSystemdOthers(t *testing.T) {
 		m.run(t, "systemctl", "daemon-reload")
 		m.back(t, 40*time.Second)
 	})
+}
+
+// A socket that starts the unit, as a container engine's does, is stopped and started
+// with it: who connects while it is held is refused, and starts nothing.
+func TestSystemdSockets(t *testing.T) {
+	m := bootedMachine(t)
+	a := m.install(t, "")
+	const socket = "var/lib/gaiad.sock"
+	m.write(t, "etc/systemd/system/gaiad.socket", "[Unit]\nPartOf=gaiad.service\n[Socket]\nListenStream=/"+socket+"\n", 0o644)
+	m.write(t, "etc/systemd/system/gaiad.service.d/socket.conf", "[Unit]\nRequires=gaiad.socket\nAfter=gaiad.socket\n", 0o644)
+	t.Cleanup(func() {
+		_, _ = m.try("systemctl", "stop", "gaiad.socket", "gaiad.service")
+		m.remove(t, "etc/systemd/system/gaiad.socket")
+		m.remove(t, "etc/systemd/system/gaiad.service.d")
+		_, _ = m.try("systemctl", "daemon-reload")
+	})
+	m.run(t, "systemctl", "daemon-reload")
+	m.run(t, "systemctl", "restart", "gaiad.service")
+	eventually(t, 10*time.Second, "it runs with its socket", func() bool {
+		return m.home.starts() == 2 && m.show(t, "gaiad.socket", "ActiveState") == "active"
+	})
+	p := m.eddy(t, a)
+	p.expect(t, "error systemd gaiad.service: hold: ") // nobody has said that it may be stopped
+	a.Systemd.Sockets = true
+	p = m.eddy(t, a)
+	p.expect(t, "held")
+	if rec := m.journal(); rec == nil || len(rec.Unit.Sockets) != 1 {
+		t.Errorf("journal: %+v", rec)
+	}
+	for range 20 {
+		if c, err := net.Dial("unix", filepath.Join(m.root, socket)); err == nil {
+			c.Close()
+			t.Error("somebody listens")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if m.home.starts() != 2 || m.show(t, "gaiad.service", "ActiveState") != "inactive" {
+		t.Errorf("started within the hold: %d", m.home.starts())
+	}
+	// Its guard starts both, too.
+	kill(t, unix.SIGKILL, children(p.Process.Pid)[0])
+	eventually(t, 20*time.Second, "both run again", func() bool {
+		return m.home.starts() == 3 && m.show(t, "gaiad.socket", "ActiveState") == "active" && m.show(t, "gaiad.service", "ActiveState") == "active"
+	})
+	c, err := net.Dial("unix", filepath.Join(m.root, socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }
 
 // Power is lost inside the hold. This test is the last one: it reboots.
