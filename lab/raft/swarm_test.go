@@ -15,9 +15,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -430,4 +432,39 @@ func TestSwarmGate(t *testing.T) {
 		t.Error(out)
 	}
 	fmt.Println("e2e swarm gate: leader, tasks, two managers, lost quorum, locked without its key are refused; a locked one is unlocked; a lone one salvaged")
+}
+
+// An eddy that is killed while the engine of a locked swarm stops, or stands still,
+// leaves a guard that starts it, and has the key.
+func TestSwarmGuardUnlocks(t *testing.T) {
+	c := newCollective(t)
+	c.form(true)
+	cmd := c.Hosts[1].Command(t.Context(), c.eddy, "-c", c.config(1), "backup")
+	c.must(cmd.Start())
+	c.await("the engine is told to stop", func() bool {
+		_, err := os.Stat(filepath.Join(c.Hosts[1].Dir, "up"))
+		return err != nil
+	})
+	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	c.must(err)
+	killed := 0
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if argv := strings.Split(string(b), "\x00"); err == nil && argv[0] == c.eddy && strings.Contains(string(b), c.config(1)) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			c.must(err)
+			c.must(syscall.Kill(pid, syscall.SIGKILL))
+			killed++
+		}
+	}
+	if killed != 1 {
+		t.Fatalf("%d eddys were killed", killed)
+	}
+	_ = cmd.Wait()
+	began := time.Now()
+	c.await("the leader does not reach it", func() bool { return c.reachable(0) == 2 })
+	c.await("the manager is back and unlocked", func() bool { return c.reachable(0) == 3 && c.reachable(1) == 3 })
+	c.hidden(swarmSecret, c.docker(0, "swarm", "unlock-key", "-q"))
+	fmt.Printf("e2e swarm guard: eddy killed as the engine stopped, manager back and unlocked after %.1f s\n", time.Since(began).Seconds())
+	c.run(1, 3, "backup") // it says that an earlier one died
 }
