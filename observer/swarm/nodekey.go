@@ -218,7 +218,7 @@ const maxIterations = 1 << 20
 // decryptKey returns the DER of the private key. With a wrong key it fails, or returns
 // what is no private key.
 func decryptKey(b *pem.Block, kek []byte) ([]byte, error) {
-	if b.Headers["DEK-Info"] != "" { // by engines before 18.09
+	if b.Headers["DEK-Info"] != "" { // by old engines
 		//lint:ignore SA1019 it is what those have written
 		der, err := x509.DecryptPEMBlock(b, kek)
 		if err != nil {
