@@ -42,7 +42,7 @@ LABDIRS := uploader cmd scripts internal/job observer/cometbft
 LABPKGS := $(LABDIRS:%=./%/...)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-systemd build lab lab-wasmd lab-consul lab-etcd test race lint fuzz crash e2e e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-raft-short e2e-swarm chaos chaos-resume bench demo dist clean FORCE
+.PHONY: help deps deps-systemd build lab lab-wasmd lab-consul lab-etcd test race lint fuzz crash e2e e2e-short e2e-demo e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-raft-short chaos chaos-resume bench demo dist clean FORCE
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -143,8 +143,10 @@ fuzz: ## every fuzz function for FUZZTIME (10s), a line for each
 crash: ## a crash at every change that backup, restore and expire make (minutes)
 	cd internal/crash && $(GO) test -tags '$(TAGS) crash' -count=1 -timeout 60m $(CRASH)
 
-# What continuous integration runs of it; the rest needs privileges, and minutes.
-e2e-short: deps bin/eddy bin/lab ## the demo in its other forms, and the stage of a node under load
+# What continuous integration runs of it; the rest takes many more minutes.
+e2e-short: e2e-demo e2e-raft-short ## the demo in its other forms, the stage of a node under load, raft clusters but Consul (root)
+
+e2e-demo: deps bin/eddy bin/lab
 	$(LAB) bin/eddy demo --store s3://{bucket}/e2e --endpoint {endpoint} --engine pebbledb --volume-size 1MiB
 	bin/eddy demo --engine goleveldb
 	cd lab && $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 20m ./e2e
@@ -154,7 +156,7 @@ e2e-drill: bin/eddy lab-wasmd ## drills a real SDK chain, and 1 GB of real block
 		cd lab && SIZE=$(SIZE) EDDY_LAB_WASMD=$(WASMD) EDDY_LAB_CONTRACT=$$contract $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 30m -v ./drill
 	[ "$$(id -u)" != 0 ] || $(GOTEST) -tags '$(TAGS) root' -count=1 -run TestRoot ./observer/cometbft/drill
 
-e2e: e2e-short e2e-drill e2e-docker e2e-systemd e2e-quickstart e2e-raft e2e-swarm chaos ## all of that against real systems (root; half an hour)
+e2e: e2e-demo e2e-raft e2e-drill e2e-docker e2e-systemd e2e-quickstart chaos ## all of that against real systems (root; half an hour)
 
 e2e-docker: bin/eddy bin/lab ## docker control, the compose file and its quick start, beside a real engine (root; minutes)
 	scripts/deps.sh docker
@@ -171,23 +173,16 @@ e2e-quickstart: deps-systemd dist bin/lab lab-wasmd $(SYSROOT) ## types the quic
 		TMPDIR=$$d EDDY_LAB_ROOT=$(SYSROOT) EDDY_LAB_WASMD=$(WASMD) \
 		$(ALONE) $(GOTEST) -tags '$(TAGS) root' -count=1 -timeout 20m -v -skip TestDocker ./quickstart
 
-# The short form leaves out what takes ten minutes to build.
-e2e-raft-short: bin/eddy lab-etcd
-	scripts/deps.sh zookeeper
-	$(GOTEST) -tags '$(TAGS) e2e' -count=1 -run TestE2E ./observer/zookeeper
-	$(RAFT) -skip TestConsul ./raft
-
-e2e-raft: bin/eddy lab-consul lab-etcd ## backs up real raft clusters under load, destroys them, restores, proves every key; E2E='-run TestConsul' for one (minutes)
-	scripts/deps.sh zookeeper
-	$(GOTEST) -tags '$(TAGS) e2e' -count=1 -run TestE2E ./observer/zookeeper
+# The short form leaves out the one that takes ten minutes to build.
+e2e-raft: bin/eddy lab-consul lab-etcd ## Swarm, with and without autolock, ZooKeeper, etcd, Consul: backed up under load, destroyed, restored, every key proven; E2E='-run TestConsul' for one (root; minutes)
 	$(RAFT) $(E2E) ./raft
 
-RAFT = cd lab && EDDY=$(CURDIR)/bin/eddy EDDY_LAB_CONSUL=$(CONSUL)/consul EDDY_LAB_ETCD=$(ETCD) $(GOTEST) -tags '$(TAGS) e2e' -count=1 -timeout 15m -v
+e2e-raft-short: bin/eddy lab-etcd
+	$(RAFT) -skip TestConsul ./raft
 
-# Beside e2e-raft, for it needs root and engines.
-e2e-swarm: bin/eddy ## Docker Swarm: three engines, with and without autolock, backed up under load, destroyed, restored (root; minutes)
-	scripts/deps.sh docker
-	cd lab && EDDY=$(CURDIR)/bin/eddy $(GOTEST) -tags '$(TAGS) e2e root' -count=1 -timeout 15m -v -run TestSwarm ./raft
+RAFT = scripts/deps.sh docker && scripts/deps.sh zookeeper && \
+	$(GOTEST) -tags '$(TAGS) e2e' -count=1 -run TestE2E ./observer/zookeeper && \
+	cd lab && EDDY=$(CURDIR)/bin/eddy EDDY_LAB_CONSUL=$(CONSUL)/consul EDDY_LAB_ETCD=$(ETCD) $(GOTEST) -tags '$(TAGS) e2e root' -count=1 -timeout 20m -v
 
 # libpam-systemd is named because debootstrap does not know who provides a logind.
 $(SYSROOT): | deps-systemd

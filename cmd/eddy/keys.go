@@ -162,12 +162,12 @@ func (a *app) backUpKeys(ctx context.Context, c *config.Config, node string, new
 	if err != nil {
 		return out, err
 	}
-	home, err := filepath.Abs(c.Replica.Home)
+	home, err := homeOf(c)
 	if err != nil {
 		return out, err
 	}
-	if c.Replica.Kind == "swarm" {
-		home = c.Replica.Swarm.DataRoot
+	if home == "" {
+		return out, hint.Add(errorsJoinUsage(errors.New("nothing says where the data directory of this "+c.Replica.Kind+" is, beside which its keys lie")), "say --home DIR")
 	}
 	k := job.Keys{
 		Catalog: cat.With(uploader.Keys{Sign: sign}), Workdir: job.Workdir{Dir: c.Workdir}, Cluster: c.Cluster, Node: node, Host: host, Version: version,
@@ -200,6 +200,9 @@ func nodeService(ctx context.Context, c *config.Config, home string) []string {
 // serviceFiles are what defines the node's service, and eddy's own.
 func (a *app) serviceFiles(ctx context.Context, c *config.Config, home string) []string {
 	files := append(nodeService(ctx, c, home), filepath.Dir(config.DefaultFile)) // /etc/eddy, whole
+	if z := c.Replica.Zookeeper.Config; z != "" {
+		files = append(files, z)
+	}
 	if file, err := filepath.Abs(a.configFile); a.configFile != "" && err == nil {
 		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() { // -c /dev/null is none
 			files = append(files, file)

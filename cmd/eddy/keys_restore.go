@@ -78,7 +78,11 @@ func (a *app) restoreKeys(ctx context.Context, f keysRestoreFlags, sel string) (
 	if err != nil {
 		return none, err
 	}
-	r := job.KeysRestore{Selector: sel, Home: c.Replica.Home, Root: "/", Only: f.only, OtherNode: f.otherNode, DryRun: f.dryRun, Events: a.ui, Now: time.Now}
+	home, err := homeOf(c)
+	if err != nil {
+		return none, err
+	}
+	r := job.KeysRestore{Selector: sel, Home: home, Root: "/", Only: f.only, OtherNode: f.otherNode, DryRun: f.dryRun, Events: a.ui, Now: time.Now}
 	if f.into != "" {
 		into, err := filepath.Abs(f.into)
 		if err != nil {
@@ -88,9 +92,6 @@ func (a *app) restoreKeys(ctx context.Context, f keysRestoreFlags, sel string) (
 	}
 	if r.Home == "" {
 		return none, hint.Add(errorsJoinUsage(errors.New("nothing says where the node's home is")), "say --home DIR, or --into DIR to look at the files first")
-	}
-	if r.Home, err = filepath.Abs(r.Home); err != nil {
-		return none, err
 	}
 	if f.validatorKey {
 		r.Signs = keySigns{a: a, c: c, home: r.Home, noWitness: f.noWitness, address: f.address}.decide

@@ -35,6 +35,30 @@ func (a *app) newSource(c *config.Config) (job.Replica, error) {
 	return nil, fmt.Errorf("replica.kind %q is not wired", c.Replica.Kind) // config has refused it before
 }
 
+// homeOf is the directory of the replica's own files, by whatever name its kind has
+// for it: a chain's home, a data directory. "": nothing says where it is.
+func homeOf(c *config.Config) (string, error) {
+	home := c.Replica.Home // or --home, of any kind
+	if home == "" {
+		switch c.Replica.Kind {
+		case "swarm":
+			home = c.Replica.Swarm.DataRoot
+		case "etcd":
+			home = c.Replica.Etcd.Restore.DataDir
+		case "zookeeper":
+			o, err := zookeeperOptions(c)
+			if err != nil {
+				return "", err
+			}
+			home = o.Conf.DataDir
+		}
+	}
+	if home == "" {
+		return "", nil
+	}
+	return filepath.Abs(home)
+}
+
 // newSealing encrypts what holds secrets, to the configured recipients; nil for a
 // chain, whose archives hold none.
 func newSealing(c *config.Config) (*job.Sealing, error) {

@@ -142,7 +142,7 @@ func readStatus(ctx context.Context, c *config.Config) (s status, err error) {
 	if s.Hold, err = control.ReadHold(c.Workdir); err != nil {
 		return s, err
 	}
-	if home, herr := filepath.EvalSymlinks(c.Replica.Home); herr == nil { // a home that is gone is for the node's state to tell
+	if home, herr := filepath.EvalSymlinks(c.Replica.Home); herr == nil && home != "" { // a home that is gone is for the node's state to tell
 		if s.Swap, err = snapshot.ReadSwap(fsx.FS{}, home); err != nil {
 			return s, err
 		}

@@ -44,7 +44,10 @@ func (a *app) newTeller(c *config.Config) (*teller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
-	t := &teller{a: a, c: c, host: host, roots: []snapshot.Root{{Path: c.Replica.Home}}, pinned: -1}
+	t := &teller{a: a, c: c, host: host, pinned: -1}
+	if c.Replica.Home != "" { // else nothing is staged before the replica says where
+		t.roots = []snapshot.Root{{Path: c.Replica.Home}}
+	}
 	if ctl, err := newControl(c); err == nil {
 		t.ctl = ctl
 	}

@@ -46,7 +46,7 @@ func newCollective(t *testing.T) *collective {
 	t.Helper()
 	c := &collective{t: t, eddy: os.Getenv("EDDY"), dir: t.TempDir()}
 	if c.eddy == "" {
-		t.Fatal("EDDY is not set: `make e2e-swarm` does it")
+		t.Fatal("EDDY is not set: `make e2e-raft` does it")
 	}
 	var err error
 	c.Swarm, err = lab.StartSwarm(t.Context(), "", 3)

@@ -76,8 +76,8 @@ var presets = []preset{
 		[]rule{
 			{"myid", NodeKey},
 			{"initialize", Config},
-			{"/etc/zookeeper", Config},
-			{"/etc/zookeeper/conf/*", Config},
+			{"/etc/zookeeper/conf/*", Config}, // with Debian a link
+			{"/etc/zookeeper/*.cfg", Config},
 		},
 	},
 	{
