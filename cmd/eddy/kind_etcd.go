@@ -9,6 +9,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/internal/secret"
 	"github.com/eddy-backup/eddy/observer"
 	"github.com/eddy-backup/eddy/observer/etcd"
 )
@@ -59,7 +60,7 @@ func newEtcd(c *config.Config) (*etcd.Etcd, error) {
 	o.Password = func() (string, error) {
 		switch {
 		case k.PasswordFile != "":
-			return etcd.ReadSecret(k.PasswordFile)
+			return secret.Read(k.PasswordFile, "password")
 		case os.Getenv("ETCDCTL_PASSWORD") != "":
 			return os.Getenv("ETCDCTL_PASSWORD"), nil
 		case password != "":

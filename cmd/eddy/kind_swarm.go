@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -14,6 +12,7 @@ import (
 	"github.com/eddy-backup/eddy/internal/config"
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/internal/job"
+	"github.com/eddy-backup/eddy/internal/secret"
 	"github.com/eddy-backup/eddy/observer/swarm"
 	"github.com/eddy-backup/eddy/snapshot/bundle"
 )
@@ -89,9 +88,9 @@ const (
 // readUnlockKeys reads what the configuration names. No key is in an error.
 func readUnlockKeys(ctx context.Context, k config.SwarmUnlockKey) ([]swarm.UnlockKey, error) {
 	const key = "replica.swarm.unlock_key"
-	text, err := []byte(nil), error(nil)
+	text, err := "", error(nil)
 	if k.File != "" {
-		text, err = readSecretFile(k.File)
+		text, err = secret.Read(k.File, "unlock key")
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, unlockTime)
 		defer cancel()
@@ -102,31 +101,14 @@ func readUnlockKeys(ctx context.Context, k config.SwarmUnlockKey) ([]swarm.Unloc
 			err = errors.New("it prints too much")
 		}
 		err = hint.Add(err, "run it by hand, as eddy's user: "+hint.Command(k.Command...))
-		text = out.Bytes()
+		text = out.String()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
-	keys, err := swarm.ParseUnlockKeys(string(text))
+	keys, err := swarm.ParseUnlockKeys(text)
 	if err != nil {
 		return nil, hint.Add(fmt.Errorf("%s: %w", key, err), "it is what `docker swarm unlock-key -q` prints on a manager")
 	}
 	return keys, nil
-}
-
-// readSecretFile reads a file that only its owner may read.
-func readSecretFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, hint.Add(fmt.Errorf("%s may be read by others (%04o)", name, st.Mode().Perm()), hint.Command("chmod", "600", name))
-	}
-	return io.ReadAll(io.LimitReader(f, maxUnlock))
 }

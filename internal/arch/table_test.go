@@ -36,8 +36,8 @@ var table = []row{
 	{pkg: "observer/cometbft", imports: []string{"observer", "observer/control", "observer/held", "observer/cometbft/check", "observer/cometbft/engine", "snapshot"}, never: stores},
 	{pkg: "observer/etcd", imports: []string{"observer", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/swarm", imports: []string{"observer", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
-	{pkg: "observer/command", imports: []string{"observer", "snapshot"}, never: join(network, stores, cluster)},
-	{pkg: "observer/consul", imports: []string{"observer", "snapshot"}, never: join(stores, cluster)},
+	{pkg: "observer/command", imports: []string{"internal/secret", "observer", "snapshot"}, never: join(network, stores, cluster)},
+	{pkg: "observer/consul", imports: []string{"internal/secret", "observer", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/zookeeper", imports: []string{"observer", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
 	// Files and keys: what they mean is for others.
 	{pkg: "observer/cometbft/engine", never: join(network, stores, cluster)},
@@ -57,6 +57,7 @@ var table = []row{
 	{pkg: "internal/detect", imports: []string{"internal/config", "internal/nodeconfig", "observer/cometbft"}, never: join(stores, cluster)},
 	// Who the nodes of a chain are, by files alone.
 	{pkg: "internal/roster", imports: []string{"internal/nodeconfig"}, never: join(stores, cluster, []string{"net/http"})},
+	{pkg: "internal/secret", never: join(network, stores, cluster)},
 	{pkg: "internal/ui", never: join(network, stores, cluster)},
 	// The demo plays an operator: it runs the binary. Of the rest it takes only
 	// what writes the homes of its chain.
@@ -73,7 +74,7 @@ var table = []row{
 	{pkg: "deploy", never: network},
 	// The wiring: here, and only here, kinds, controls and stores are chosen.
 	{pkg: "cmd/eddy", imports: []string{
-		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/recovery", "internal/roster", "internal/ui",
+		"internal/alarm", "internal/config", "internal/demo", "internal/detect", "internal/job", "internal/nodeconfig", "internal/recovery", "internal/roster", "internal/secret", "internal/ui",
 		"observer", "observer/cometbft", "observer/cometbft/check", "observer/cometbft/drill", "observer/cometbft/node",
 		"observer/command",
 		"observer/consul",

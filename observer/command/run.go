@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -14,14 +13,14 @@ import (
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/secret"
 )
 
 const (
-	drain     = 2 * time.Second // for what a killed program left in its pipes
-	maxSecret = 64 << 10        // bytes of a file that a variable is made of
-	maxText   = 64 << 10        // bytes of what a program tells
-	maxLines  = 200             // of stderr that go on
-	maxLine   = 400             // bytes of each
+	drain    = 2 * time.Second // for what a killed program left in its pipes
+	maxText  = 64 << 10        // bytes of what a program tells
+	maxLines = 200             // of stderr that go on
+	maxLine  = 400             // bytes of each
 )
 
 // process is one run of a program.
@@ -80,44 +79,15 @@ func (p process) into(in io.Reader, out io.Writer) error {
 
 // environment is eddy's own without what only eddy needs, and the secrets.
 func (p process) environment() ([]string, error) {
-	var env []string
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "EDDY_") && !strings.HasPrefix(kv, "AWS_") {
-			env = append(env, kv)
-		}
-	}
+	env := secret.Environ()
 	for _, name := range sortedVars(p.vars) {
-		value, err := readSecret(p.vars[name])
+		value, err := secret.Read(p.vars[name], "value of a variable")
 		if err != nil {
 			return nil, fmt.Errorf("replica.command.env_files.%s: %w", name, err)
 		}
 		env = append(env, name+"="+value)
 	}
 	return env, nil
-}
-
-// readSecret reads a file that only its owner may read, without the line's end.
-func readSecret(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", hint.Add(err, "eddy's user must be able to read it")
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return "", hint.Add(fmt.Errorf("%s may be read by others (%04o)", file, st.Mode().Perm()), hint.Command("chmod", "600", file))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
-	if err != nil {
-		return "", err
-	}
-	if len(b) > maxSecret || bytes.IndexByte(b, 0) >= 0 {
-		return "", fmt.Errorf("%s is no value of a variable: it is larger than %d bytes, or has a zero in it", file, maxSecret)
-	}
-	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
 // limited takes so many bytes and drops the rest.

@@ -1,7 +1,6 @@
 package consul
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/secret"
 	"github.com/eddy-backup/eddy/observer"
 )
 
@@ -37,7 +37,6 @@ func defaultLimits() limits {
 const (
 	maxAnswer = 32 << 20 // bytes of the answer to a question
 	maxSaid   = 300      // bytes of an error's text
-	maxToken  = 16 << 10 // bytes of a token's file
 )
 
 // TLS is what a connection needs beside the system's own certificates.
@@ -150,23 +149,14 @@ func (o *Options) token() (string, error) {
 	if o.TokenFile == "" {
 		return o.Token, nil
 	}
-	f, err := os.Open(o.TokenFile)
+	text, err := secret.Read(o.TokenFile, "token")
+	if errors.Is(err, secret.ErrExposed) {
+		return "", fmt.Errorf("%w: the token's file %w", observer.ErrNotFit, err)
+	}
 	if err != nil {
-		return "", hint.Add(fmt.Errorf("read the token: %w", err), "eddy's user must be able to read it")
+		return "", fmt.Errorf("read the token: %w", err)
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return "", hint.Add(fmt.Errorf("%w: the token's file %s may be read by others (%04o)", observer.ErrNotFit, o.TokenFile, st.Mode().Perm()), hint.Command("chmod", "600", o.TokenFile))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxToken))
-	if err != nil {
-		return "", err
-	}
-	token := string(bytes.TrimSpace(b))
+	token := strings.TrimSpace(text)
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return "", fmt.Errorf("%s is no file of a token: it holds more than one word", o.TokenFile)
 	}

@@ -1,13 +1,11 @@
 package etcd
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strings"
@@ -174,27 +172,4 @@ func advice(err error) string {
 		return "set `replica.etcd.user: NAME` with its password_file; the user needs etcd's role root"
 	}
 	return "is etcd running there? `etcdctl --endpoints URL endpoint status` must work"
-}
-
-const maxSecret = 4 << 10 // bytes
-
-// ReadSecret reads a file that only its owner may read, without the line's end.
-func ReadSecret(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", hint.Add(err, "eddy's user must be able to read it")
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return "", hint.Add(fmt.Errorf("%s may be read by others (%04o)", file, st.Mode().Perm()), hint.Command("chmod", "600", file))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
-	if err == nil && (len(b) > maxSecret || bytes.IndexByte(b, 0) >= 0) {
-		err = fmt.Errorf("%s is no password: it is larger than %d bytes, or has a zero in it", file, maxSecret)
-	}
-	return strings.TrimRight(string(b), "\r\n"), err
 }

@@ -154,16 +154,3 @@ func TestRestoreOfOneMember(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
-
-// A password file that others may read is refused, and never quoted.
-func TestReadSecret(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "pass")
-	must(t, os.WriteFile(file, []byte("secret\n"), 0o600))
-	if s, err := ReadSecret(file); err != nil || s != "secret" {
-		t.Errorf("%q, %v", s, err)
-	}
-	must(t, os.Chmod(file, 0o640))
-	if _, err := ReadSecret(file); err == nil || strings.Contains(err.Error(), "secret\n") {
-		t.Error(err)
-	}
-}
