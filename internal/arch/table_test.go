@@ -34,11 +34,13 @@ var table = []row{
 	{pkg: "observer/control", never: join(stores, cluster)},
 	{pkg: "observer/held", imports: []string{"observer", "observer/control", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/cometbft", imports: []string{"observer", "observer/control", "observer/held", "observer/cometbft/check", "observer/cometbft/engine", "snapshot"}, never: stores},
-	{pkg: "observer/etcd", imports: []string{"observer", "snapshot"}, never: join(stores, cluster)},
+	// What kind of server it runs it does not know.
+	{pkg: "observer/alone", never: join([]string{"net/http"}, stores, cluster)},
+	{pkg: "observer/etcd", imports: []string{"internal/secret", "observer", "observer/alone", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/swarm", imports: []string{"observer", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/command", imports: []string{"internal/secret", "observer", "snapshot"}, never: join(network, stores, cluster)},
-	{pkg: "observer/consul", imports: []string{"internal/secret", "observer", "snapshot"}, never: join(stores, cluster)},
-	{pkg: "observer/zookeeper", imports: []string{"observer", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
+	{pkg: "observer/consul", imports: []string{"internal/secret", "observer", "observer/alone", "snapshot"}, never: join(stores, cluster)},
+	{pkg: "observer/zookeeper", imports: []string{"internal/secret", "observer", "observer/alone", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
 	// Files and keys: what they mean is for others.
 	{pkg: "observer/cometbft/engine", never: join(network, stores, cluster)},
 	// Offline: it proves what files alone can prove.

@@ -1,28 +1,25 @@
 package consul
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/alone"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -34,12 +31,6 @@ type Drill struct {
 	Check   []string // must succeed beside the living copy; nil: none
 	Timeout time.Duration
 }
-
-const (
-	stopWithin = 10 * time.Second // for the server to end, before it is killed
-	logLines   = 20               // of a server that did not pass
-	logTail    = 16 << 10         // bytes of its log that these are taken of
-)
 
 // Possible implements observer.Driller.
 func (s *Source) Possible(context.Context, observer.Position) error {
@@ -93,8 +84,8 @@ func (s *Source) Drill(ctx context.Context, t observer.DrillTask) (r observer.Dr
 	if err != nil {
 		return r, err
 	}
-	r.Command = srv.cmd.Args
-	defer func() { err = errors.Join(err, srv.stop()) }()
+	r.Command = srv.Argv()
+	defer func() { err = errors.Join(err, srv.Stop()) }()
 	began := s.now()
 	err = srv.prove(tctx, dump, got, say, &r)
 	r.StartSeconds = s.now().Sub(began).Seconds()
@@ -102,7 +93,7 @@ func (s *Source) Drill(ctx context.Context, t observer.DrillTask) (r observer.Dr
 	case ctx.Err() != nil:
 		return r, context.Cause(ctx)
 	case err != nil:
-		r.Why, r.Hint, r.Late, r.Log = err.Error(), hint.Of(err), tctx.Err() != nil, srv.tail()
+		r.Why, r.Hint, r.Late, r.Log = err.Error(), hint.Of(err), tctx.Err() != nil, srv.Tail()
 	default:
 		r.Outcome = observer.DrillPassed
 	}
@@ -112,11 +103,9 @@ func (s *Source) Drill(ctx context.Context, t observer.DrillTask) (r observer.Dr
 // server is a throw-away one.
 type server struct {
 	*Source // that asks it
-	cmd     *exec.Cmd
-	log     string
-	done    chan struct{} // closed when it has ended
-	check   []string
-	env     []string
+	*alone.Server
+	check []string
+	env   []string // of the check
 }
 
 // launch starts a server that nobody else knows and that knows nobody: no peers, no
@@ -130,7 +119,7 @@ func (s *Source) launch(ctx context.Context, scratch, dc string) (*server, error
 	_, _ = rand.Read(secret[:]) // it never fails
 	h := hex.EncodeToString(secret[:])
 	token := strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
-	ports, err := freePorts(4)
+	ports, err := alone.Ports(4)
 	if err != nil {
 		return nil, err
 	}
@@ -154,53 +143,12 @@ func (s *Source) launch(ctx context.Context, scratch, dc string) (*server, error
 	if err != nil {
 		return nil, err
 	}
-	argv := s.o.Drill.command(home)
-	v := &server{Source: asks, cmd: exec.Command(argv[0], argv[1:]...), log: filepath.Join(scratch, "server.log"), done: make(chan struct{}), check: s.o.Drill.Check}
-	v.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "CONSUL_HTTP_ADDR=" + address, "CONSUL_HTTP_TOKEN_FILE=" + file}
-	out, err := os.OpenFile(v.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	env := alone.Bare(home)
+	srv, err := alone.Start(alone.Command{Argv: s.o.Drill.command(home), Env: env, Dir: home, Log: filepath.Join(scratch, "server.log")})
 	if err != nil {
-		return nil, err
-	}
-	defer out.Close()
-	v.cmd.Stdout, v.cmd.Stderr, v.cmd.Env, v.cmd.Dir = out, out, v.env[:2], home
-	// The kernel ends it where eddy dies without a chance to.
-	v.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := v.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start a server for the drill: %w", err)
 	}
-	go func() {
-		_ = v.cmd.Wait() // how it ended is in its log
-		close(v.done)
-	}()
-	return v, nil
-}
-
-func freePorts(n int) (ports []int, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
-}
-
-// stop ends the server and returns when it is gone.
-func (v *server) stop() error {
-	_ = v.cmd.Process.Signal(syscall.SIGTERM) // one that has ended needs none
-	select {
-	case <-v.done:
-	case <-time.After(stopWithin):
-	}
-	_ = syscall.Kill(-v.cmd.Process.Pid, syscall.SIGKILL) // what it left behind; mostly nobody is there
-	select {
-	case <-v.done:
-		return nil
-	case <-time.After(stopWithin):
-		return fmt.Errorf("the drill's server (pid %d) does not end", v.cmd.Process.Pid)
-	}
+	return &server{Source: asks, Server: srv, check: s.o.Drill.Check, env: append(env, "CONSUL_HTTP_ADDR="+address, "CONSUL_HTTP_TOKEN_FILE="+file)}, nil
 }
 
 // prove brings the dump to life and compares it with what it should be.
@@ -244,11 +192,7 @@ func (v *server) prove(ctx context.Context, dump string, want observer.Checked, 
 	if len(v.check) == 0 {
 		return nil
 	}
-	cmd := exec.CommandContext(ctx, v.check[0], v.check[1:]...)
-	cmd.Env, cmd.WaitDelay = v.env, stopWithin
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := alone.Run(ctx, "", v.env, v.check...); err != nil {
 		return hint.Add(fmt.Errorf("drill.check: %s: %w: %s", v.check[0], err, plain(string(out[:min(len(out), maxSaid)]), "")),
 			"run it by hand: CONSUL_HTTP_ADDR and CONSUL_HTTP_TOKEN_FILE tell it where the copy is")
 	}
@@ -260,7 +204,7 @@ func (v *server) prove(ctx context.Context, dump string, want observer.Checked, 
 func (v *server) ready(ctx context.Context) error {
 	return backoff.Retry(func() error {
 		select {
-		case <-v.done:
+		case <-v.Done():
 			return backoff.Permanent(errors.New("the server ended before it was ready"))
 		default:
 		}
@@ -273,22 +217,4 @@ func (v *server) ready(ctx context.Context) error {
 		}
 		return err
 	}, backoff.WithContext(backoff.NewConstantBackOff(200*time.Millisecond), ctx))
-}
-
-// tail is the end of the server's log.
-func (v *server) tail() []string {
-	f, err := os.Open(v.log)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err == nil && st.Size() > logTail {
-		_, _ = f.Seek(-logTail, io.SeekEnd) // else it is read from its beginning
-	}
-	b, err := io.ReadAll(io.LimitReader(f, logTail))
-	if err != nil {
-		return nil
-	}
-	lines := strings.Split(strings.ToValidUTF8(string(bytes.TrimSpace(b)), "?"), "\n")
-	return lines[max(0, len(lines)-logLines):]
 }

@@ -1,24 +1,20 @@
 package etcd
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/eddy-backup/eddy/internal/hint"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/alone"
 	"github.com/eddy-backup/eddy/snapshot"
 )
 
@@ -30,10 +26,7 @@ type Drill struct {
 
 const (
 	drillName  = "eddy-drill"
-	stopWithin = 10 * time.Second
 	readyEvery = 100 * time.Millisecond
-	logLines   = 20       // of a server that did not pass
-	logTail    = 16 << 10 // bytes of its log that these are taken of
 )
 
 // Possible implements observer.Driller.
@@ -85,15 +78,20 @@ func (e *Etcd) Drill(ctx context.Context, t observer.DrillTask) (r observer.Dril
 	defer cancel()
 	m := &copied{e: e, dir: t.Scratch, say: t.Say}
 	err = m.run(tctx, utl, filepath.Join(dir, observer.DumpName), got, &r)
-	err = errors.Join(err, m.stop())
-	r.Command, r.StartSeconds = m.argv, time.Since(begun).Seconds()
+	if m.srv != nil {
+		err = errors.Join(err, m.srv.Stop())
+	}
+	r.StartSeconds = time.Since(begun).Seconds()
 	switch {
 	case ctx.Err() != nil:
 		return r, context.Cause(ctx)
 	case errors.Is(err, observer.ErrNotPossible):
 		r.Outcome, r.Why, r.Hint = observer.DrillNotPossible, err.Error(), hint.Of(err)
 	case err != nil:
-		r.Why, r.Hint, r.Late, r.Log = err.Error(), hint.Of(err), tctx.Err() != nil, m.tail()
+		r.Why, r.Hint, r.Late = err.Error(), hint.Of(err), tctx.Err() != nil
+		if m.srv != nil {
+			r.Log = m.srv.Tail()
+		}
 	default:
 		r.Outcome = observer.DrillPassed
 	}
@@ -102,30 +100,31 @@ func (e *Etcd) Drill(ctx context.Context, t observer.DrillTask) (r observer.Dril
 
 // copied is a cluster of one that lives on a dump.
 type copied struct {
-	e    *Etcd
-	dir  string
-	say  func(phase, text string)
-	argv []string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	e   *Etcd
+	dir string
+	say func(phase, text string)
+	srv *alone.Server // nil before it was started
 }
 
 // run brings the dump to life and compares it with what it should be.
 func (m *copied) run(ctx context.Context, utl etcdutl, dump string, want observer.Checked, r *observer.DrillReport) error {
-	client, peer, err := freeURLs()
+	ports, err := alone.Ports(2)
 	if err != nil {
 		return err
 	}
+	client, peer := fmt.Sprintf("http://127.0.0.1:%d", ports[0]), fmt.Sprintf("http://127.0.0.1:%d", ports[1])
 	data := filepath.Join(m.dir, "data")
 	spec := []string{"--name", drillName, "--initial-cluster", drillName + "=" + peer, "--initial-cluster-token", drillName, "--initial-advertise-peer-urls", peer}
 	if err := utl.restore(ctx, dump, data, spec, false); err != nil {
 		return err
 	}
 	m.tell("starting a cluster of one on " + client)
-	if err := m.start(append([]string{
+	argv := append([]string{
 		m.e.o.Etcd, "--data-dir", data, "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-	}, spec...)); err != nil {
-		return err
+	}, spec...)
+	r.Command = argv
+	if m.srv, err = alone.Start(alone.Command{Argv: argv, Env: alone.Bare(m.dir), Dir: m.dir, Log: filepath.Join(m.dir, "etcd.log")}); err != nil {
+		return fmt.Errorf("start an etcd for the drill: %w", err)
 	}
 	o := m.e.o
 	o.Endpoints, o.Any, o.TLS = []string{client}, false, TLS{}
@@ -183,31 +182,6 @@ func (m *copied) tell(text string) {
 	}
 }
 
-func (m *copied) log() string { return filepath.Join(m.dir, "etcd.log") }
-
-func (m *copied) start(argv []string) error {
-	out, err := os.OpenFile(m.log(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	m.argv, m.cmd, m.done = argv, exec.Command(argv[0], argv[1:]...), make(chan struct{})
-	// Variables of the member beside it must not make the copy a member.
-	m.cmd.Env, m.cmd.Dir = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + m.dir}, m.dir
-	m.cmd.Stdout, m.cmd.Stderr = out, out
-	// The kernel ends it where eddy dies without a chance to.
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := m.cmd.Start(); err != nil {
-		m.cmd = nil
-		return fmt.Errorf("start an etcd for the drill: %w", err)
-	}
-	go func() {
-		_ = m.cmd.Wait() // how it ended is in its log
-		close(m.done)
-	}()
-	return nil
-}
-
 // ready waits until the copy leads itself, and returns its version. A cluster with
 // logins answers nobody else: that it refuses is an answer.
 func (m *copied) ready(ctx context.Context, one *Etcd) (version string, err error) {
@@ -224,61 +198,9 @@ func (m *copied) ready(ctx context.Context, one *Etcd) (version string, err erro
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()
-		case <-m.done:
+		case <-m.srv.Done():
 			return "", errors.New("the copy ended before it was ready")
 		case <-time.After(readyEvery):
 		}
 	}
-}
-
-// stop ends the server and returns when it is gone.
-func (m *copied) stop() error {
-	if m.cmd == nil {
-		return nil
-	}
-	_ = m.cmd.Process.Signal(syscall.SIGTERM) // one that has ended needs none
-	select {
-	case <-m.done:
-		return nil
-	case <-time.After(stopWithin):
-	}
-	_ = syscall.Kill(-m.cmd.Process.Pid, syscall.SIGKILL)
-	select {
-	case <-m.done:
-		return nil
-	case <-time.After(stopWithin):
-		return fmt.Errorf("the drill's etcd (pid %d) does not end", m.cmd.Process.Pid)
-	}
-}
-
-// tail is the end of the server's log.
-func (m *copied) tail() []string {
-	f, err := os.Open(m.log())
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err == nil && st.Size() > logTail {
-		_, _ = f.Seek(-logTail, io.SeekEnd) // else it is read from its beginning
-	}
-	b, err := io.ReadAll(io.LimitReader(f, logTail))
-	if err != nil {
-		return nil
-	}
-	lines := strings.Split(strings.ToValidUTF8(string(bytes.TrimSpace(b)), "?"), "\n")
-	return lines[max(0, len(lines)-logLines):]
-}
-
-// freeURLs are two of loopback that nobody listens at.
-func freeURLs() (client, peer string, err error) {
-	var urls [2]string
-	for i := range urls {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return "", "", err
-		}
-		defer l.Close()
-		urls[i] = "http://" + l.Addr().String()
-	}
-	return urls[0], urls[1], nil
 }

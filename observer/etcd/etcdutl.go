@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,11 +8,12 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/secret"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/alone"
 )
 
 // etcdutl is etcd's own offline tool. It makes data directories, which depend on the
@@ -26,7 +26,6 @@ type etcdutl struct {
 const (
 	toolShort = 20 * time.Second
 	toolLong  = 30 * time.Minute
-	maxSaid   = 16 << 10 // bytes of what a tool says
 )
 
 var (
@@ -96,28 +95,11 @@ func (u etcdutl) restore(ctx context.Context, dump, dir string, spec []string, r
 func tool(ctx context.Context, within time.Duration, argv ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	var said tail
-	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 2 * time.Second
-	err := cmd.Run()
+	said, err := alone.Run(ctx, "", secret.Environ(), argv...)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return said.String(), err
-}
-
-// tail keeps the end of what is written.
-type tail struct{ bytes.Buffer }
-
-func (t *tail) Write(b []byte) (int, error) {
-	n := len(b)
-	b = b[max(0, n-maxSaid):]
-	t.Next(max(0, t.Len()+len(b)-maxSaid))
-	_, err := t.Buffer.Write(b)
-	return n, err
+	return string(said), err
 }
 
 func firstLine(s string) string {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -12,12 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/eddy-backup/eddy/internal/fsx"
 	"github.com/eddy-backup/eddy/internal/hint"
+	"github.com/eddy-backup/eddy/internal/secret"
 	"github.com/eddy-backup/eddy/observer"
+	"github.com/eddy-backup/eddy/observer/alone"
 )
 
 // Driller brings a copy to life. It implements observer.Driller.
@@ -89,33 +89,32 @@ func (d *Driller) Drill(ctx context.Context, t observer.DrillTask) (rep observer
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
 	defer cancel()
-	addr, err := freePort(ctx)
+	ports, err := alone.Ports(1)
 	if err != nil {
 		return rep, err
 	}
 	home := filepath.Join(t.Scratch, observer.DrillHome)
-	conf, log := filepath.Join(t.Scratch, "zoo.cfg"), filepath.Join(t.Scratch, "server.log")
-	_, port, _ := net.SplitHostPort(addr)
+	conf, port := filepath.Join(t.Scratch, "zoo.cfg"), strconv.Itoa(ports[0])
+	addr := net.JoinHostPort("127.0.0.1", port)
 	text := "# Of a drill: one server, alone.\ntickTime=2000\ndataDir=" + home + "\nclientPort=" + port +
 		"\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=srvr,mntr\n"
-	fsys := fsx.FS{}
-	if err := fsys.WriteFileAtomic(conf, []byte(text), 0o600); err != nil {
+	if err := (fsx.FS{}).WriteFileAtomic(conf, []byte(text), 0o600); err != nil {
 		return rep, err
 	}
 	rep.Command = filled(argv, "{config}", conf, "{home}", home)
 	say(t, "starting a server alone on %s", addr)
 	begun := time.Now()
-	p, err := start(fsys, rep.Command, t.Scratch, log)
+	p, err := alone.Start(alone.Command{Argv: rep.Command, Env: secret.Environ(), Dir: t.Scratch, Log: filepath.Join(t.Scratch, "server.log")})
 	if err != nil {
 		return rep, fmt.Errorf("start the copy: %w", err)
 	}
 	defer func() {
-		p.kill()
+		err = errors.Join(err, p.Stop())
 		if rep.Outcome == observer.DrillFailed {
-			rep.Log = lastLines(log)
+			rep.Log = p.Tail()
 		}
 	}()
-	s, err := p.serves(ctx, addr)
+	s, err := serves(ctx, p, addr)
 	rep.StartSeconds = time.Since(begun).Seconds()
 	if err != nil {
 		rep.Late = errors.Is(ctx.Err(), context.DeadlineExceeded)
@@ -129,9 +128,7 @@ func (d *Driller) Drill(ctx context.Context, t observer.DrillTask) (rep observer
 	}
 	if len(d.Check) > 0 {
 		say(t, "asking the copy: %s", hint.Command(d.Check...))
-		cmd := exec.CommandContext(ctx, d.Check[0], d.Check[1:]...)
-		cmd.Dir, cmd.Env, cmd.WaitDelay = t.Scratch, append(childEnv(), "EDDY_DRILL_HOME="+home, "EDDY_DRILL_ADDRESS="+addr), 5*time.Second
-		if out, err := cmd.CombinedOutput(); err != nil {
+		if out, err := alone.Run(ctx, t.Scratch, append(secret.Environ(), "EDDY_DRILL_HOME="+home, "EDDY_DRILL_ADDRESS="+addr), d.Check...); err != nil {
 			rep.Why = fmt.Sprintf("drill.check says no: %v: %.300s", err, strings.TrimSpace(string(out)))
 			return rep, nil
 		}
@@ -189,56 +186,8 @@ func filled(argv []string, pairs ...string) []string {
 	return out
 }
 
-func freePort(ctx context.Context) (string, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
-// childEnv is our environment without what is only for eddy.
-func childEnv() []string {
-	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "EDDY_")
-	})
-}
-
-// child is a server that ends with this process at the latest.
-type child struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error // once done is closed
-}
-
-func start(fsys fsx.FS, argv []string, dir, log string) (*child, error) {
-	out, err := fsys.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer out.Close() // the child has its own descriptor
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, childEnv(), out.OS(), out.OS()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	c := &child{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		c.err = cmd.Wait()
-		close(c.done)
-	}()
-	return c, nil
-}
-
-// kill ends it, and all that it started.
-func (c *child) kill() {
-	_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
-	<-c.done
-}
-
 // serves waits until the copy does.
-func (c *child) serves(ctx context.Context, addr string) (srvr, error) {
+func serves(ctx context.Context, c *alone.Server, addr string) (srvr, error) {
 	t := time.NewTicker(200 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -247,24 +196,11 @@ func (c *child) serves(ctx context.Context, addr string) (srvr, error) {
 			return s, nil
 		}
 		select {
-		case <-c.done:
-			return s, fmt.Errorf("it ended: %w", errors.Join(c.err, err))
+		case <-c.Done():
+			return s, fmt.Errorf("it ended: %w", errors.Join(c.Ended(), err))
 		case <-ctx.Done():
 			return s, fmt.Errorf("%w: last seen: %w", ctx.Err(), err)
 		case <-t.C:
 		}
 	}
-}
-
-// lastLines are the end of a log.
-func lastLines(file string) []string {
-	b, err := readSmall(file)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return []string{err.Error()}
-	}
-	var out []string
-	for line := range strings.Lines(string(b)) {
-		out = append(out, strconv.QuoteToGraphic(strings.TrimSpace(line)))
-	}
-	return out[max(0, len(out)-20):]
 }
