@@ -74,6 +74,45 @@ func TestWhatAProgramPrintsIsTheDump(t *testing.T) {
 	}
 }
 
+// A bit that flips between the program and the look is found, in whatever form.
+func TestFlippedBits(t *testing.T) {
+	for name, o := range map[string]Options{
+		"any": {Argv: sh("printf 'We are the Borg'")},
+		"tar": {Argv: []string{"tar", "-cf", "-", "command.go"}, Expect: Expect{Form: TarForm}},
+	} {
+		c, st, err := taken(t, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(st.Trees()[0].Dir, observer.DumpName)
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		looked := func(b []byte) []string {
+			t.Helper()
+			if err := errors.Join(os.Chmod(file, 0o600), os.WriteFile(file, b, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			out, err := c.Check(t.Context(), st.Trees(), observer.Position{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return out.Findings
+		}
+		for at := 0; at < len(whole); at += max(1, len(whole)/200) {
+			b := bytes.Clone(whole)
+			b[at] ^= 1 << (at % 8)
+			if len(looked(b)) == 0 {
+				t.Errorf("%s: a bit of byte %d is flipped, and nobody sees it", name, at)
+			}
+		}
+		if found := looked(whole); len(found) > 0 {
+			t.Errorf("%s: %q", name, found)
+		}
+	}
+}
+
 func TestWhatIsNoDump(t *testing.T) {
 	open := filepath.Join(t.TempDir(), "open")
 	if err := os.WriteFile(open, []byte("x"), 0o644); err != nil {
