@@ -264,8 +264,9 @@ func compare(a, b observer.Position) int {
 	return 1
 }
 
-// salvages are those of now: the newest of each survivor, made after the last backup.
-// One that is older tells of another trouble.
+// salvages are those of now: the newest of each survivor, not made before the last
+// backup. One that is older tells of another trouble. Ids tell seconds: both may have
+// been begun in one.
 func (d *decision) salvages() map[string]Backup {
 	var since time.Time
 	for _, b := range d.Backups {
@@ -275,7 +276,7 @@ func (d *decision) salvages() map[string]Backup {
 	}
 	out := map[string]Backup{}
 	for _, b := range d.Backups {
-		if b.Salvage && !b.Failed && b.Made.After(since) && b.Made.After(out[b.Node].Made) {
+		if b.Salvage && !b.Failed && !b.Made.Before(since) && b.Made.After(out[b.Node].Made) {
 			out[b.Node] = b
 		}
 	}

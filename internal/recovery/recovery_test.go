@@ -271,6 +271,8 @@ func TestTheFurthestSurvivor(t *testing.T) {
 		return Backup{ID: fmt.Sprintf("20261120T11000%dZ-survivor-b0b0b0", i), Node: members[i].ID, At: observer.Position{Epoch: term, Index: index}, Made: now.Add(-time.Minute), Salvage: true}
 	}
 	ready := Backup{ID: "20261118T030000Z-auto-0a0a0a", Node: "x", At: observer.Position{Epoch: 3, Index: 50}, Made: now.Add(-50 * time.Hour), Verified: true}
+	just := ready // in the second of the salvages
+	just.Made = now.Add(-time.Minute)
 	for _, c := range []struct {
 		kind    string
 		backups []Backup
@@ -282,6 +284,7 @@ func TestTheFurthestSurvivor(t *testing.T) {
 		{"etcd", []Backup{salvage(0, 3, 100), salvage(1, 3, 101), ready}, salvage(1, 3, 101).ID, DoRestore},
 		{"zookeeper", []Backup{salvage(0, 3, 102), salvage(1, 3, 101)}, salvage(0, 0, 0).ID, DoRestore},
 		{"swarm", []Backup{salvage(0, 3, 10), salvage(1, 3, 11), ready}, ready.ID, DoRestore},
+		{"etcd", []Backup{salvage(0, 3, 100), salvage(1, 3, 101), just}, salvage(1, 3, 101).ID, DoRestore},
 		{"consul", nil, "id0-w9l904", DoForce},
 	} {
 		p := Decide(Situation{Kind: c.kind, Cluster: "borg-7", Members: members, Backups: c.backups, Now: now})

@@ -255,10 +255,10 @@ func (e *Etcd) Gate(_ context.Context, s observer.State) error {
 		return no("name the voters, too: `replica.etcd.endpoints: [THIS, VOTER, ...]`; "+salvage, "no voter answers, and a learner does not tell who the members are")
 	case self == nil:
 		return no("it was removed from the cluster: look at `etcdctl member list`", "%s is no member of the cluster any more", e.from)
+	case q.Bears() < 0: // a leader that has just lost it may not know yet
+		return no(salvage, "the quorum is lost: %d of %d voters answer, %d must", q.Reachable, q.Voters, q.Needed)
 	case self.Leader && len(s.Members) > 1:
 		return no("name a learner or a follower first in replica.etcd.endpoints, or set `replica.etcd.member: any`", "%s leads the cluster, and all others wait for it", e.from)
-	case q.Bears() < 0:
-		return no(salvage, "the quorum is lost: %d of %d voters answer, %d must", q.Reachable, q.Voters, q.Needed)
 	case s.Leader == nil:
 		return no("wait until one is elected; "+salvage, "nobody leads the cluster")
 	}

@@ -37,6 +37,7 @@ func TestGate(t *testing.T) {
 		"nobody is known":         {no: "no voter answers"},
 		"removed":                 {members: []observer.Member{voter("1", true, true)}, leader: "100", no: "no member of the cluster any more"},
 		"the quorum is lost":      {members: []observer.Member{learner, voter("1", false, true), voter("2", false, false), voter("3", false, false)}, no: "the quorum is lost: 1 of 3 voters answer, 2 must"},
+		"it led until now":        {members: []observer.Member{self(voter("1", true, true)), voter("2", false, false), voter("3", false, false)}, leader: "100", no: "the quorum is lost"},
 		"nobody leads":            {members: []observer.Member{learner, voter("1", false, true)}, no: "nobody leads"},
 		"too far behind":          {members: []observer.Member{learner, voter("1", true, true)}, leader: "111", no: "11 entries behind", behind: true},
 	} {
