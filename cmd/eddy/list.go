@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -210,9 +213,45 @@ func (s shown) Line() string {
 	return string(b)
 }
 
+// contents is `eddy show --contents`: what the check counted before it was sent.
+type contents struct {
+	ID     string           `json:"id"`
+	System string           `json:"system"`
+	At     string           `json:"at"`
+	Opened string           `json:"opened"`
+	Grade  string           `json:"grade,omitempty"`
+	Counts map[string]int64 `json:"counts,omitempty"`
+}
+
+func (contents) MessageType() string { return "contents" }
+
+func (c contents) Line() string {
+	head := fmt.Sprintf("%s: %s at %s, opened: %s", c.ID, c.System, c.At, cmp.Or(c.Opened, "none"))
+	if c.Grade != "" {
+		head += ", " + c.Grade
+	}
+	if len(c.Counts) == 0 {
+		return head + "; nothing was counted"
+	}
+	t := ui.Table("WHAT", "COUNT")
+	for _, what := range slices.Sorted(maps.Keys(c.Counts)) {
+		t.Row(what, strconv.FormatInt(c.Counts[what], 10))
+	}
+	return head + "\n" + strings.TrimSuffix(t.String(), "\n")
+}
+
+func contentsOf(m *uploader.Manifest) contents {
+	c := contents{ID: m.ID, System: m.System, At: job.PositionOf(m).String(), Opened: m.Opened}
+	if m.Check != nil {
+		c.Grade, c.Counts = m.Check.Grade, m.Check.Proven
+	}
+	return c
+}
+
 func (a *app) showCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "show SEL", Short: "show one backup's manifest", Args: cobra.ExactArgs(1),
+	var counted bool
+	c := &cobra.Command{
+		Use: "show SEL [--contents]", Short: "show one backup's manifest, or what was counted in it", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, cat, err := a.selected(cmd.Context(), args[0])
 			if err != nil {
@@ -220,6 +259,9 @@ func (a *app) showCommand() *cobra.Command {
 			}
 			if b.Manifest == nil {
 				return a.result(plain{Type: "show", Text: fmt.Sprintf("%s is %s: %s", b.ID, b.Status, b.Text)})
+			}
+			if counted {
+				return a.result(contentsOf(b.Manifest))
 			}
 			g := gradedOf(b)
 			if p := g.proof(time.Now()); p != "" && !a.json { // stdout is the manifest, to the byte
@@ -244,6 +286,8 @@ func (a *app) showCommand() *cobra.Command {
 			return a.result(out)
 		},
 	}
+	c.Flags().BoolVar(&counted, "contents", false, "what was counted in it before it was sent: keys, services, nodes, by type")
+	return c
 }
 
 // plain is a result that is one sentence.
