@@ -110,7 +110,7 @@ func (a *app) examine(ctx context.Context, c *config.Config, crawl time.Duration
 		GBMonth: amount, Currency: currency, Now: time.Now,
 	}
 	if !c.Replica.Controlled() {
-		show(check.Good("control", "nothing is stopped for a backup of a "+c.Replica.Kind))
+		show(check.Good("control", "nothing is stopped for a backup of kind "+c.Replica.Kind))
 	} else if ctl, err := newControl(c); err != nil {
 		failed("control", err, "look at replica.control")
 	} else {

@@ -244,7 +244,7 @@ func (b *Backup) run(ctx context.Context, begun time.Time, died string) (sum Sum
 	if err := b.Workdir.enter(st, stateGated); err != nil {
 		return sum, err
 	}
-	b.phase(id, "gate", "%s: %s at %s%s, fit for a backup", id, b.Cluster, before.Position, company(before))
+	b.phase(id, "gate", "%s: %s%s, fit for a backup", id, b.Cluster, standing(before))
 
 	// The first writes to the bucket come before the stop: a bucket that refuses
 	// must not cost the node a second.
@@ -353,13 +353,24 @@ func (b *Backup) gate(ctx context.Context, s observer.State) error {
 	return nil
 }
 
+// standing says where the replica is, as far as it tells, and who else there is.
+func standing(s observer.State) string {
+	if s.Position.Index == 0 {
+		return company(s)
+	}
+	return " at " + s.Position.String() + company(s)
+}
+
 // company says who else there is.
 func company(s observer.State) string {
-	if len(s.Members) == 0 {
+	switch {
+	case len(s.Members) > 0:
+		q := observer.QuorumOf(s.Members)
+		return fmt.Sprintf(", %d of %d voters reachable", q.Reachable, q.Voters)
+	case s.Peers > 0 || s.System == "cometbft":
 		return fmt.Sprintf(", %d peers", s.Peers)
 	}
-	q := observer.QuorumOf(s.Members)
-	return fmt.Sprintf(", %d of %d voters reachable", q.Reachable, q.Voters)
+	return ""
 }
 
 // unchanged tells whether the newest READY backup holds this very position, and no

@@ -41,7 +41,7 @@ func (d *DryRun) Run(ctx context.Context) (Forecast, error) {
 	if g, ok := d.Replica.(observer.Gater); ok && gate == nil {
 		gate = g.Gate(ctx, state)
 	}
-	f.Position, f.At, f.Company = state.Position.Index, state.Position.String(), company(state)
+	f.Position, f.At, f.Standing = state.Position.Index, state.Position.String(), standing(state)
 	f.Peers, f.Members = state.Peers, state.Members
 	var behind error
 	if d.Wait > 0 && errors.Is(gate, observer.ErrBehind) {
@@ -103,7 +103,7 @@ type Forecast struct {
 	WaitSeconds float64               `json:"wait_seconds,omitempty"`
 	Position    uint64                `json:"position,omitempty"`
 	At          string                `json:"at,omitempty"` // the position, for people
-	Company     string                `json:"-"`
+	Standing    string                `json:"-"`
 	Peers       int                   `json:"peers"`
 	Members     []observer.Member     `json:"members,omitempty"`
 	Held        bool                  `json:"held"` // the replica would be stopped for it
@@ -132,7 +132,7 @@ func (f Forecast) Line() string {
 	b.WriteString("dry run: nothing was stopped, nothing was written\n")
 	switch {
 	case f.Fit:
-		fmt.Fprintf(&b, "gate: %s at %s%s, fit for a backup\n", f.Cluster, f.At, f.Company)
+		fmt.Fprintf(&b, "gate: %s%s, fit for a backup\n", f.Cluster, f.Standing)
 	case f.WaitSeconds > 0:
 		wait := ui.Duration(time.Duration(f.WaitSeconds * float64(time.Second)))
 		fmt.Fprintf(&b, "gate: a backup would wait up to %s: %s\n  hint: %s\n", wait, f.Gate, f.Hint)

@@ -20,6 +20,7 @@ type keeper struct {
 	resting bool  // somebody else has stopped it
 	gates   error // of the second question
 	check   func(dir string)
+	damage  string // what a look into the dump finds
 }
 
 func (r *keeper) did(step string) { r.steps = append(r.steps, step) }
@@ -53,7 +54,11 @@ func (r *keeper) Capture(ctx context.Context, st *snapshot.Stage) error {
 func (r *keeper) Check(_ context.Context, trees []snapshot.Tree, _ observer.Position) (observer.Checked, error) {
 	r.did("check")
 	r.check(trees[0].Dir)
-	return observer.Checked{Opened: "all", Grade: "clean"}, nil
+	out := observer.Checked{Opened: "all", Grade: "clean"}
+	if r.damage != "" {
+		out.Findings = []string{r.damage}
+	}
+	return out, nil
 }
 
 func (r *keeper) Rejoined(context.Context, observer.State) error {
@@ -97,6 +102,19 @@ func TestAHeldNodesSecretsAreSentEncrypted(t *testing.T) {
 	// It is waited for until the node counts while the dump is sent.
 	if want := []string{"gate", "prepare", "gate", "hold", "capture", "release", "check", "rejoined"}; !slices.Equal(r.steps, want) {
 		t.Errorf("%q", r.steps)
+	}
+	if got := plain(t, storeDir(x), x.workdir.Dir, filepath.Join(r.home, snapshot.StageDir)); len(got) > 0 {
+		t.Errorf("it lies in the plain in %q", got)
+	}
+}
+
+// A dump of a held node that is not sound is not sent; nothing of it stays, and the
+// node runs.
+func TestAHeldNodesDamageIsNotSent(t *testing.T) {
+	x, r := newKeeper(t)
+	r.damage = "a record has another checksum"
+	if _, err := x.backup(keeping(r)); !errors.Is(err, ErrProof) || !slices.Contains(r.steps, "release") {
+		t.Fatalf("%v, %q", err, r.steps)
 	}
 	if got := plain(t, storeDir(x), x.workdir.Dir, filepath.Join(r.home, snapshot.StageDir)); len(got) > 0 {
 		t.Errorf("it lies in the plain in %q", got)

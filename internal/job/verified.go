@@ -58,5 +58,8 @@ func (r Verified) opened() string {
 	if r.Check != nil && r.Check.Grade != "" {
 		return "opened: " + r.Opened + " (" + r.Check.Grade + ")"
 	}
+	if r.Opened == "" {
+		return "encrypted: not opened"
+	}
 	return "opened: " + r.Opened
 }
