@@ -31,9 +31,10 @@ fresh keys and without a network, and let it execute the blocks after it. It pas
 when the app hash after each of them is the one that the living chain has. What came
 of it is written beside the backup. Nothing is left: no process, no file, no port.
 
-Of a Consul a fresh server on loopback takes the snapshot, and must have as many keys as
+Of etcd a cluster of one on loopback is made of the dump, and must have its hash and its
+keys. Of a Consul a fresh server on loopback takes the snapshot, and must have as many keys as
 that. Of a server of ZooKeeper the copy runs alone on loopback, plays its log, and must come
-to the tree that its leader had.
+to the tree that its leader had. These need -i FILE. Other kinds are not drilled.
 
 SEL is latest unless it is given. The live node is not touched.`,
 		Example: "  eddy drill\n  eddy drill label:before-v18 --blocks 100\n  eddy drill --keep",

@@ -105,7 +105,9 @@ func (a *app) configInit() *cobra.Command {
 home, its RPC and that of its peers) and write a commented eddy.yaml with every
 key, to the file that --out or --config names. Every value that was found says
 where. What was not found says CHANGE-ME, and config check names it. Flags win
-over what is found. Of several nodes none is picked: they are listed.
+over what is found. Of several nodes none is picked: they are listed. It knows chains
+only: for a Swarm, ZooKeeper, etcd, Consul and others docs/ has a page each, with an
+eddy.yaml of ten lines.
 
 With --node-config it writes no eddy.yaml, but prints what to change in the node's
 config.toml so that no other node lists this one: pex, seed_mode, laddr,

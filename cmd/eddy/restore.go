@@ -50,6 +50,11 @@ sign state stay as they are. What was there before is kept: --undo brings it bac
 --forget removes it. A restore that was killed is gone on with by the next one, and
 nothing starts the node between two of its steps.
 
+A dump of what is no chain is opened with -i FILE, looked at once more, and given back to
+its system, which is another work for each: docs/etcd.md, consul.md, zookeeper.md, swarm.md,
+command.md. What is there is saved first; a target that is not fresh needs --overwrite-live.
+There is no --undo.
+
 With --keys the node's keys and configuration come back behind the data, in the same
 run: killed anywhere, the next run goes on, and nothing starts the node before both are
 there. The plan is shown first, file by file. The node is left down: look at the

@@ -105,7 +105,10 @@ func (a *app) rootCommand() *cobra.Command {
 		Use:   "eddy",
 		Short: "the backup node beside a cluster",
 		Long: `eddy holds an observer node still for a moment, stages its files, starts it
-again, and streams them to object storage as archives that zstd and tar restore.`,
+again, and streams them to object storage as archives that zstd and tar restore.
+Nodes of chains, a manager of a Docker Swarm, a server of ZooKeeper are held so; etcd,
+Consul, Nomad, Vault, or a program give their dump while they run. What is no chain
+is encrypted before it is sent.`,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			mode := ui.Plain
