@@ -131,7 +131,7 @@ func (c *Command) Check(ctx context.Context, trees []snapshot.Tree, _ observer.P
 	in := io.TeeReader(f, sum)
 	said, finding, err := c.o.Expect.look(ctx, in)
 	if err == nil {
-		_, err = io.Copy(io.Discard, faithful{ctx, in}) // what the form did not need
+		_, err = io.Copy(io.Discard, observer.Reading(ctx, in)) // what the form did not need
 	}
 	if err != nil {
 		return out, err

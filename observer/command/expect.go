@@ -12,6 +12,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/eddy-backup/eddy/observer"
 )
 
 // Form is what a dump must be.
@@ -37,7 +39,7 @@ type Expect struct {
 // look reads a dump. said is what it is, "" where nothing could be told; finding is
 // what is wrong with it, "" where nothing is. An error is of the reading.
 func (e Expect) look(ctx context.Context, r io.Reader) (said, finding string, err error) {
-	in := bufio.NewReaderSize(faithful{ctx, r}, 1<<16)
+	in := bufio.NewReaderSize(observer.Reading(ctx, r), 1<<16)
 	switch e.Form {
 	case PGPForm:
 		return pgp(in)
@@ -55,33 +57,10 @@ func (e Expect) look(ctx context.Context, r io.Reader) (said, finding string, er
 	}
 }
 
-// faithful marks errors of the reading itself, so that they are told from those of
-// what is read.
-type faithful struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-type readError struct{ error }
-
-func (e readError) Unwrap() error { return e.error }
-
-func (f faithful) Read(b []byte) (int, error) {
-	if err := f.ctx.Err(); err != nil {
-		return 0, readError{err}
-	}
-	n, err := f.r.Read(b)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = readError{err}
-	}
-	return n, err
-}
-
 // wrong makes a finding of an error, unless it is of the reading.
 func wrong(what string, err error) (finding string, _ error) {
-	var r readError
-	if errors.As(err, &r) {
-		return "", r.error
+	if err := observer.OfReading(err); err != nil {
+		return "", err
 	}
 	return fmt.Sprintf("%s: %v", what, err), nil
 }
@@ -150,9 +129,7 @@ func (e Expect) tar(in io.Reader) (said, finding string, err error) {
 func pgp(in *bufio.Reader) (said, finding string, err error) {
 	head, err := in.Peek(27)
 	if err != nil && !errors.Is(err, io.EOF) {
-		var r readError
-		errors.As(err, &r)
-		return "", "", errors.Join(r.error, err)
+		return "", "", err
 	}
 	if bytes.HasPrefix(head, []byte("-----BEGIN PGP MESSAGE-----")) {
 		return "PGP message, armoured", "", nil

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/eddy-backup/eddy/observer"
 )
 
 // The members of a snapshot's archive.
@@ -65,33 +67,10 @@ type unsound string
 
 func (u unsound) Error() string { return string(u) }
 
-// faithful marks errors of the reading itself, so that they are told from those of
-// what is read.
-type faithful struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-type readError struct{ error }
-
-func (e readError) Unwrap() error { return e.error }
-
-func (f faithful) Read(b []byte) (int, error) {
-	if err := f.ctx.Err(); err != nil {
-		return 0, readError{err}
-	}
-	n, err := f.r.Read(b)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = readError{err}
-	}
-	return n, err
-}
-
 // wrong makes a finding of an error, unless it is of the reading.
 func wrong(what string, err error) error {
-	var r readError
-	if errors.As(err, &r) {
-		return r.error
+	if err := observer.OfReading(err); err != nil {
+		return err
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return unsound(what + ": it is cut short")
@@ -102,7 +81,7 @@ func wrong(what string, err error) error {
 // readArchive reads an archive to its last byte and compares every hash. An error
 // that is unsound says what is wrong with it.
 func (s system) readArchive(ctx context.Context, in io.Reader) (a archive, err error) {
-	file := bufio.NewReaderSize(faithful{ctx, in}, 1<<16)
+	file := bufio.NewReaderSize(observer.Reading(ctx, in), 1<<16)
 	z, err := gzip.NewReader(file)
 	if err != nil {
 		return a, wrong("it is no gzip", err)

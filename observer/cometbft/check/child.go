@@ -79,7 +79,7 @@ func InChild(ctx context.Context, argv []string, memory uint64, dir string, o Op
 	case err == nil && jerr == nil && a.Report != nil:
 		r = *a.Report
 	default:
-		what, detail := ended(cmd, said.String(), memory, errors.Join(err, werr, jerr))
+		what, detail := ended(cmd, said.b.String(), memory, errors.Join(err, werr, jerr))
 		r.Opened, r.Grade = None, Broken
 		r.Findings = []Finding{{Stage: StageChild, What: what, Detail: detail, Hint: what.hint()}}
 		r.Seconds = time.Since(begun).Seconds()
@@ -153,13 +153,14 @@ func (l *limited) Write(b []byte) (int, error) {
 	return l.w.Write(b)
 }
 
-// head keeps the first bytes of what is written; the rest is dropped.
+// head keeps the first bytes of what is written; the rest is dropped. The buffer is
+// not embedded: a copy would find its ReadFrom, which knows no bound.
 type head struct {
-	bytes.Buffer
+	b   bytes.Buffer
 	max int
 }
 
 func (t *head) Write(b []byte) (int, error) {
-	t.Buffer.Write(b[:min(len(b), max(0, t.max-t.Len()))])
+	t.b.Write(b[:min(len(b), max(0, t.max-t.b.Len()))])
 	return len(b), nil
 }

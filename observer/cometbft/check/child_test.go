@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -99,5 +100,14 @@ func TestNobodyWaits(t *testing.T) {
 	err := Child(t.Context(), strings.NewReader("garbage\n"), &out)
 	if err == nil || out.Len() > 0 {
 		t.Errorf("garbage: %v, %s", err, out.String())
+	}
+}
+
+// A bound holds whoever writes: exec copies by a buffer's ReadFrom where it finds one.
+func TestHead(t *testing.T) {
+	h := head{max: 10}
+	n, err := io.Copy(&h, io.LimitReader(strings.NewReader(strings.Repeat("x", 1<<20)), 1<<20))
+	if n != 1<<20 || err != nil || h.b.String() != strings.Repeat("x", 10) {
+		t.Errorf("%d copied, %d kept, %v", n, h.b.Len(), err)
 	}
 }
