@@ -52,6 +52,9 @@ func startProcess(cmd *exec.Cmd, log string) (*Process, error) {
 	return p, nil
 }
 
+// Pid is the number of the process, until it has ended.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
 // Done is closed when the process has ended, for whatever reason.
 func (p *Process) Done() <-chan struct{} { return p.done }
 

@@ -88,22 +88,7 @@ func (c *zks) follow(s planStep) {
 func TestZookeeperRecover(t *testing.T) {
 	c := newZks(t)
 	begun := time.Now()
-	for n := 1; n <= zkVoters+1; n++ {
-		c.must(c.start(n))
-	}
-	leader := c.leader(zkVoters + 1)
-	follower, third := leader%zkVoters+1, (leader+1)%zkVoters+1
-	conn := c.connect(follower)
-	for _, dir := range []string{"/base", "/load"} {
-		_, err := conn.Create(dir, nil, 0, zk.WorldACL(zk.PermAll))
-		c.must(err)
-	}
-	for i := range zkNodes {
-		path := fmt.Sprintf("/base/%06d", i)
-		_, err := conn.Create(path, zkValue(path), 0, zk.WorldACL(zk.PermAll))
-		c.must(err)
-	}
-	conn.Close()
+	leader, follower, third := c.begin()
 
 	says := func(n, code int, want ...string) {
 		t.Helper()
@@ -140,7 +125,7 @@ func TestZookeeperRecover(t *testing.T) {
 	// One of three, and the others are lost for good, disks and all. It has what no
 	// backup has, and serves nobody.
 	path := "/base/after-the-backup"
-	conn = c.connect(follower)
+	conn := c.connect(follower)
 	_, err := conn.Create(path, zkValue(path), 0, zk.WorldACL(zk.PermAll))
 	c.must(err)
 	conn.Close()

@@ -18,11 +18,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/go-zookeeper/zk"
+
+	"github.com/eddy-backup/eddy/lab"
 )
 
 const (
@@ -41,8 +42,7 @@ type zks struct {
 	recip  string
 
 	mu    sync.Mutex
-	procs map[int]*exec.Cmd
-	ended map[int]chan struct{}
+	procs map[int]*lab.Process
 }
 
 func (c *zks) must(err error) {
@@ -57,7 +57,7 @@ func (c *zks) home(n int) string { return filepath.Join(c.dir, fmt.Sprintf("zk%d
 const zkClasses = "/etc/zookeeper/conf:/usr/share/java/zookeeper.jar:/usr/share/java/jetty9-server.jar:/usr/share/java/jetty9-servlet.jar"
 
 func newZks(t *testing.T) *zks {
-	c := &zks{t: t, eddy: os.Getenv("EDDY"), dir: t.TempDir(), procs: map[int]*exec.Cmd{}, ended: map[int]chan struct{}{}}
+	c := &zks{t: t, eddy: os.Getenv("EDDY"), dir: t.TempDir(), procs: map[int]*lab.Process{}}
 	if _, err := os.Stat("/usr/share/java/zookeeper.jar"); err != nil || c.eddy == "" {
 		t.Fatalf("ZooKeeper is not installed, or EDDY is not set: `make e2e-raft-short` sees to both (%v)", err)
 	}
@@ -145,36 +145,25 @@ func (c *zks) keep(done, kept chan struct{}) {
 func (c *zks) start(n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	log, err := os.OpenFile(filepath.Join(c.home(n), "server.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
 	white := "-Dzookeeper.4lw.commands.whitelist=srvr,hash"
 	if n > zkVoters {
 		white = "-Dunused=1" // the backup node does with what it has
 	}
-	cmd := exec.Command("nice", "java", "-Xmx96m", white, "-cp", zkClasses, "org.apache.zookeeper.server.quorum.QuorumPeerMain", filepath.Join(c.home(n), "zoo.cfg"))
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	p, err := lab.StartProcess(
+		[]string{"nice", "java", "-Xmx96m", white, "-cp", zkClasses, "org.apache.zookeeper.server.quorum.QuorumPeerMain", filepath.Join(c.home(n), "zoo.cfg")},
+		os.Environ(), filepath.Join(c.home(n), "server.log"))
+	if err != nil {
 		return err
 	}
-	end := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // it is stopped or killed
-		close(end)
-	}()
-	c.procs[n], c.ended[n] = cmd, end
-	return os.WriteFile(filepath.Join(c.home(n), "pid"), strconv.AppendInt(nil, int64(cmd.Process.Pid), 10), 0o600)
+	c.procs[n] = p
+	return os.WriteFile(filepath.Join(c.home(n), "pid"), strconv.AppendInt(nil, int64(p.Pid()), 10), 0o600)
 }
 
 func (c *zks) kill(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.procs[n] != nil {
-		_ = c.procs[n].Process.Kill() // it may have ended
-		<-c.ended[n]
+		_ = c.procs[n].Stop(0) // it says that it was killed
 		delete(c.procs, n)
 	}
 }
@@ -339,14 +328,14 @@ func (c *zks) wipe() {
 	}
 }
 
-func TestZookeeper(t *testing.T) {
-	c := newZks(t)
-	begun := time.Now()
+// begin starts the servers and writes the nodes under /base.
+func (c *zks) begin() (leader, follower, third int) {
+	c.t.Helper()
 	for n := 1; n <= zkVoters+1; n++ {
 		c.must(c.start(n))
 	}
-	leader := c.leader(zkVoters + 1)
-	follower, third := leader%zkVoters+1, (leader+1)%zkVoters+1
+	leader = c.leader(zkVoters + 1)
+	follower, third = leader%zkVoters+1, (leader+1)%zkVoters+1
 	conn := c.connect(follower)
 	for _, dir := range []string{"/base", "/load"} {
 		_, err := conn.Create(dir, nil, 0, zk.WorldACL(zk.PermAll))
@@ -358,6 +347,13 @@ func TestZookeeper(t *testing.T) {
 		c.must(err)
 	}
 	conn.Close()
+	return leader, follower, third
+}
+
+func TestZookeeper(t *testing.T) {
+	c := newZks(t)
+	begun := time.Now()
+	leader, follower, third := c.begin()
 
 	// A backup of the observer, under load; nobody loses the leader.
 	out := c.run(c.on(4, "doctor")...)
