@@ -12,7 +12,7 @@ import (
 
 // ErrNotFit is in the chain of every error that means: this replica must not, or
 // cannot, be backed up now. The live node was not touched.
-var ErrNotFit = errors.New("the replica is not fit for a backup")
+var ErrNotFit = errors.New("the replica is not fit")
 
 // ErrBehind is beside ErrNotFit where waiting may cure it: the replica has not
 // caught up with its cluster.

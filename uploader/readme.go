@@ -192,6 +192,9 @@ latest.txt. Every backup is whole in itself and needs no other.
 
 A volume named vol-0000.tar.zst.age is encrypted. With an identity that it was sealed
 for, into an empty directory: age -d -i IDENTITY vol-0000.tar.zst.age | zstd -dc | tar x
+(eddy wants -i IDENTITY, too). Of a cluster that is no chain (etcd, Consul, ZooKeeper, a
+Swarm, a program's dump) do that, and not what is to be pasted above: what comes out is
+given back by that system's own means. eddy's docs have a page for each.
 
 What stands in .eddy-root/NAME of a restored home belongs elsewhere: manifest.json
 says where, under "roots".

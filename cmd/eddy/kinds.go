@@ -103,7 +103,7 @@ func (r asked) Facts(context.Context) (job.Facts, error) { return job.Facts{}, n
 // bringBack brings a dump back into the cluster that the configuration names.
 func (a *app) bringBack(ctx context.Context, c *config.Config, f restoreFlags, args []string) error {
 	if f.undo || f.forget {
-		return errorsJoinUsage(hint.Add(errors.New("--undo and --forget are for chains"), "what a restore of a "+c.Replica.Kind+" replaced was saved where it said so"))
+		return errorsJoinUsage(hint.Add(errors.New("--undo and --forget are for chains"), "what a restore of kind "+c.Replica.Kind+" replaced was saved where it said so"))
 	}
 	src, err := a.newSource(c)
 	if err != nil {

@@ -83,12 +83,12 @@ func (a *app) kitText(ctx context.Context, c *config.Config, cat *uploader.Catal
 		marks[m] = true
 	}
 	var who strings.Builder
-	who.WriteString("IDENTITIES     each alone opens every bundle that was sealed for it; kept:\n")
+	who.WriteString("IDENTITIES     each alone opens all that was sealed for it; kept:\n")
 	for _, m := range slices.Sorted(maps.Keys(marks)) {
 		fmt.Fprintf(&who, "               %-28s ....................................\n", m)
 	}
 	if len(marks) == 0 {
-		who.WriteString("               none: no keys are backed up\n")
+		who.WriteString("               none: no keys are backed up, and nothing is encrypted\n")
 	}
 	signers := c.Signers
 	if key, err := readSigningKey(c.Sign.KeyFile); err == nil && key != nil {
@@ -111,7 +111,12 @@ func (a *app) kitStored(ctx context.Context, cat *uploader.Catalog) (marks map[s
 	latest, err := cat.Latest(ctx)
 	switch {
 	case err == nil:
-		fmt.Fprintf(&b, "DATA           newest: %s, height %d\n", latest.ID, latest.Manifest.Position.Index)
+		fmt.Fprintf(&b, "DATA           newest: %s, %s\n", latest.ID, job.PositionOf(latest.Manifest))
+		if e := latest.Manifest.Encryption; e != nil {
+			for _, mark := range e.Recipients {
+				marks[mark] = true
+			}
+		}
 	case errors.Is(err, uploader.ErrNoSuchBackup):
 		b.WriteString("DATA           no backup yet\n")
 	default:

@@ -57,7 +57,7 @@ func TestDryRun(t *testing.T) {
 		"behind, and waited for": {looked{survey: survey, gate: hint.Add(observer.ErrBehind, "wait")}, Last{}, 15 * time.Minute, false, true, []string{
 			"gate: a backup would wait up to 15m0s: it has not caught up\n  hint: wait\n", "\nlink:  10 files", "expected hold",
 		}},
-		"behind, without room": {looked{survey: observer.Survey{Roots: []observer.RootSurvey{full}}, gate: observer.ErrBehind}, Last{}, time.Minute, false, false, []string{"gate: the replica is not fit for a backup: 200.0 MiB are to be copied"}},
+		"behind, without room": {looked{survey: observer.Survey{Roots: []observer.RootSurvey{full}}, gate: observer.ErrBehind}, Last{}, time.Minute, false, false, []string{"gate: the replica is not fit: 200.0 MiB are to be copied"}},
 		"no room":              {looked{survey: observer.Survey{Roots: []observer.RootSurvey{full}}}, Last{}, 0, false, false, []string{"200.0 MiB are to be copied in /srv/home, where 1.0 MiB are free"}},
 		"no right":             {looked{survey: observer.Survey{Roots: []observer.RootSurvey{foreign}}}, Last{}, 0, false, false, []string{"no right to write there"}},
 	} {
