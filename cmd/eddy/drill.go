@@ -34,7 +34,9 @@ of it is written beside the backup. Nothing is left: no process, no file, no por
 Of etcd a cluster of one on loopback is made of the dump, and must have its hash and its
 keys. Of a Consul a fresh server on loopback takes the snapshot, and must have as many keys as
 that. Of a server of ZooKeeper the copy runs alone on loopback, plays its log, and must come
-to the tree that its leader had. These need -i FILE. Other kinds are not drilled.
+to the tree that its leader had. Of a manager of a swarm an engine without a network makes
+a swarm of the copy, which must have the objects of the dump. These need -i FILE. Other
+kinds are not drilled.
 
 SEL is latest unless it is given. The live node is not touched.`,
 		Example: "  eddy drill\n  eddy drill label:before-v18 --blocks 100\n  eddy drill --keep",

@@ -30,6 +30,7 @@ func (a *app) newSwarm(c *config.Config) (job.Replica, error) {
 	o := swarmOptions(c)
 	o.Control, o.StopTimeout, o.HoldDeadline = ctl, c.Replica.Control.Timeout.D(), c.Replica.Control.Deadline.D()
 	o.StageDir = filepath.Join(c.Workdir, "dump")
+	o.Drill = swarm.Drill{Command: c.Drill.Command, Check: c.Drill.Check, Canary: c.Replica.Swarm.Canary, Timeout: c.Drill.Timeout.D()}
 	o.KeepKey = func(ctx context.Context, key swarm.UnlockKey, version uint64) error {
 		kept, err := a.backUpKeys(ctx, c, "", false, unlockFile(key, version))
 		if err != nil && !errors.Is(err, job.ErrWarnings) {

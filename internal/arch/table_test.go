@@ -37,7 +37,7 @@ var table = []row{
 	// What kind of server it runs it does not know.
 	{pkg: "observer/alone", never: join([]string{"net/http"}, stores, cluster)},
 	{pkg: "observer/etcd", imports: []string{"internal/secret", "observer", "observer/alone", "snapshot"}, never: join(stores, cluster)},
-	{pkg: "observer/swarm", imports: []string{"observer", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
+	{pkg: "observer/swarm", imports: []string{"observer", "observer/alone", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/command", imports: []string{"internal/secret", "observer", "snapshot"}, never: join(network, stores, cluster)},
 	{pkg: "observer/consul", imports: []string{"internal/secret", "observer", "observer/alone", "snapshot"}, never: join(stores, cluster)},
 	{pkg: "observer/zookeeper", imports: []string{"internal/secret", "observer", "observer/alone", "observer/control", "observer/held", "snapshot"}, never: join(stores, cluster)},

@@ -14,6 +14,8 @@ type Swarm struct {
 	UnlockKey SwarmUnlockKey `yaml:"unlock_key"`
 	// AllowRunningTasks allows to stop an engine that runs containers.
 	AllowRunningTasks string `yaml:"allow_running_tasks" default:"false" enum:"true,false"`
+	// Canary is the name of a config or a secret that a drill must find.
+	Canary string `yaml:"canary"`
 }
 
 // SwarmUnlockKey is one of the two.

@@ -332,6 +332,35 @@ func (c *collective) proven(ids map[string]string) {
 	c.await("a new manager is reachable", func() bool { return c.reachable(1) == 2 })
 }
 
+// drills proves that the backup lives apart from the swarm that lives.
+func (c *collective) drills(id string) (seconds string) {
+	c.t.Helper()
+	c.env = append(c.env, "EDDY_REPLICA_SWARM_CANARY=drone7")
+	began := time.Now()
+	out := c.run(1, 0, "drill", "-i", id)
+	seconds = fmt.Sprintf("%.1f", time.Since(began).Seconds())
+	if want := fmt.Sprintf("%d configs, 1 secrets, 3 nodes", swarmConfigs); !strings.Contains(out, "DRILLED") || !strings.Contains(out, want) || !strings.Contains(out, "the canary is there; it takes writes") {
+		c.t.Errorf("not %q:\n%s", want, out)
+	}
+	// Nothing of it is left, and the swarm has not noticed.
+	c.await("all managers are reachable", func() bool { return c.reachable(0) == 3 })
+	if _, err := os.Stat(filepath.Join(c.dir, "state1", "drill")); err == nil {
+		c.t.Error("the copy is left")
+	}
+	return seconds
+}
+
+// drillsWrong proves that a copy that is not the dump fails.
+func (c *collective) drillsWrong(id string) {
+	c.t.Helper()
+	engine := filepath.Join(c.dir, "engine")
+	c.must(os.WriteFile(engine, []byte("#!/bin/sh\nrm -rf \"$1/swarm/raft\"\nroot=$1\nshift\nexec dockerd --data-root \"$root\" \"$@\"\n"), 0o700))
+	c.env = append(c.env, "EDDY_DRILL_COMMAND="+engine+",{home}")
+	if out := c.run(1, 15, "drill", "-i", id); !strings.Contains(out, "FAILED") {
+		c.t.Error(out)
+	}
+}
+
 func TestSwarmComesBack(t *testing.T) {
 	for _, autolock := range []bool{false, true} {
 		t.Run(fmt.Sprintf("autolock=%t", autolock), func(t *testing.T) {
@@ -356,27 +385,33 @@ func TestSwarmComesBack(t *testing.T) {
 				needles = append(needles, c.docker(0, "swarm", "unlock-key", "-q"))
 			}
 			c.hidden(needles...)
-			began := time.Now()
-			c.destroy()
 			id := filepath.Join(c.dir, "id")
 			if autolock {
+				if out := c.run(1, 3, "drill", "-i", id); !strings.Contains(out, "not possible") {
+					t.Errorf("a locked dump without its key:\n%s", out)
+				}
 				into := filepath.Join(c.dir, "keys")
 				c.run(1, 0, "keys", "restore", "latest", "--into", into, "-i", id)
 				c.env = []string{"EDDY_REPLICA_SWARM_UNLOCK_KEY_FILE=" + filepath.Join(into, "root/etc/eddy/swarm-unlock-key")}
 			}
+			drilled := c.drills(id)
+			c.hidden(needles...)
+			began := time.Now()
+			c.destroy()
 			out := c.run(1, 0, "restore", "latest", "-i", id, "--yes")
 			back := time.Since(began)
 			if autolock && !strings.Contains(out, "docker swarm update --autolock=true") {
 				t.Errorf("nobody says that the swarm locks its managers no more:\n%s", out)
 			}
 			c.proven(ids)
+			c.drillsWrong(id)
 			c.hidden(needles...)
 			kind := "swarm"
 			if autolock {
 				kind = "swarm with autolock"
 			}
-			fmt.Printf("e2e %s: stopped %s s, %s; %d writes and one leader meanwhile; all destroyed, back after %.1f s: %s, %d configs, a task prints missing_drones, writes accepted, a manager joins\n",
-				kind, still[1], at[1], writes, back.Seconds(), swarmNetwork, swarmConfigs)
+			fmt.Printf("e2e %s: stopped %s s, %s; %d writes and one leader meanwhile; all destroyed, back after %.1f s: %s, %d configs, a task prints missing_drones, writes accepted, a manager joins; drilled in %s s\n",
+				kind, still[1], at[1], writes, back.Seconds(), swarmNetwork, swarmConfigs, drilled)
 		})
 	}
 }

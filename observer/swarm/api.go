@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"time"
 
@@ -111,6 +110,9 @@ func members(self string, nodes []node) (all []observer.Member) {
 // hand: what was set, by names; of secrets no content, which no engine shows.
 var inventories = []string{"services", "networks", "configs", "secrets", "nodes", "volumes"}
 
+// swarmNetworks lists those that are the swarm's.
+const swarmNetworks = "/networks?filters=%7B%22scope%22%3A%5B%22swarm%22%5D%7D"
+
 // inventory asks for all of them. What an engine does not know is left out.
 func (e engine) inventory(ctx context.Context) (map[string][]byte, error) {
 	all := map[string][]byte{}
@@ -118,7 +120,7 @@ func (e engine) inventory(ctx context.Context) (map[string][]byte, error) {
 		var said json.RawMessage
 		path := "/" + what
 		if what == "networks" {
-			path += "?filters=" + url.QueryEscape(`{"scope":["swarm"]}`)
+			path = swarmNetworks
 		}
 		if err := e.get(ctx, path, &said); err != nil {
 			return nil, fmt.Errorf("list the %s: %w", what, err)

@@ -45,6 +45,7 @@ type Options struct {
 	// StageDir is where dumps are staged. Nothing in it lies in the engine's own
 	// directories, which it may clear.
 	StageDir string
+	Drill    Drill
 }
 
 // Replica is a manager of a swarm.

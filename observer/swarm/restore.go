@@ -243,28 +243,8 @@ func copyDurably(ctx context.Context, fsys fsx.FS, src, dst string) (err error) 
 // form makes a swarm of the one manager, proves that it is the one of the dump, and
 // removes the managers that are no more.
 func (r *Replica) form(ctx context.Context, d *dump, say func(phase, text string)) error {
-	for {
-		i, err := r.engine.info(ctx)
-		if err == nil && i.Swarm.LocalNodeState == "locked" {
-			return errors.New("the manager is locked, though its key file is not: another one was there")
-		}
-		if err == nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the engine does not answer: %w: %w", context.Cause(ctx), err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-	listen := d.Local.ListenAddr
-	if listen == "" {
-		listen = "0.0.0.0:2377"
-	}
-	say("form", "making a swarm of this manager alone: docker swarm init --force-new-cluster")
-	init := map[string]any{"ListenAddr": listen, "AdvertiseAddr": d.advertised(), "ForceNewCluster": true}
-	if err := r.engine.Call(ctx, http.MethodPost, "/swarm/init", init, nil); err != nil {
-		return fmt.Errorf("form the swarm: %w", err)
+	if err := r.begin(ctx, d, say); err != nil {
+		return err
 	}
 	var last error
 	for {
@@ -296,8 +276,8 @@ func (r *Replica) form(ctx context.Context, d *dump, say func(phase, text string
 	return nil
 }
 
-// formed tells whether the living swarm is the dump's.
-func (r *Replica) formed(ctx context.Context, d *dump) error {
+// leads tells whether the manager of the dump leads the dump's swarm.
+func (r *Replica) leads(ctx context.Context, d *dump) error {
 	i, err := r.engine.info(ctx)
 	if err != nil {
 		return err
@@ -311,6 +291,42 @@ func (r *Replica) formed(ctx context.Context, d *dump) error {
 	}
 	if !slices.ContainsFunc(members(d.nodeID(), nodes), func(m observer.Member) bool { return m.Self && m.Leader }) {
 		return errors.New("the manager does not lead it")
+	}
+	return nil
+}
+
+// begin waits for the engine, and tells it to make a swarm of its state alone.
+func (r *Replica) begin(ctx context.Context, d *dump, say func(phase, text string)) error {
+	for {
+		i, err := r.engine.info(ctx)
+		if err == nil && i.Swarm.LocalNodeState == "locked" {
+			return errors.New("the manager is locked, though its key file is not: another one was there")
+		}
+		if err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the engine does not answer: %w: %w", context.Cause(ctx), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	listen := d.Local.ListenAddr
+	if listen == "" {
+		listen = "0.0.0.0:2377"
+	}
+	say("form", "making a swarm of this manager alone: docker swarm init --force-new-cluster")
+	init := map[string]any{"ListenAddr": listen, "AdvertiseAddr": d.advertised(), "ForceNewCluster": true}
+	if err := r.engine.Call(ctx, http.MethodPost, "/swarm/init", init, nil); err != nil {
+		return fmt.Errorf("form the swarm: %w", err)
+	}
+	return nil
+}
+
+// formed tells whether the living swarm is the dump's.
+func (r *Replica) formed(ctx context.Context, d *dump) error {
+	if err := r.leads(ctx, d); err != nil {
+		return err
 	}
 	for _, kind := range []string{"secrets", "configs", "services"} {
 		var all []struct{ ID string }
