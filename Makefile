@@ -181,7 +181,7 @@ e2e-raft-short: bin/eddy lab-etcd
 	$(RAFT) -skip TestConsul ./raft
 
 RAFT = scripts/deps.sh docker && scripts/deps.sh zookeeper && \
-	$(GOTEST) -tags '$(TAGS) e2e root' -count=1 -run 'TestE2E|TestDrillWithAnEngine' ./observer/zookeeper ./observer/swarm && \
+	$(GOTEST) -tags '$(TAGS) e2e root' -count=1 -run 'TestE2E|TestDrillWithAnEngine|TestDrillDies' ./observer/zookeeper ./observer/swarm && \
 	cd lab && EDDY=$(CURDIR)/bin/eddy EDDY_LAB_CONSUL=$(CONSUL)/consul EDDY_LAB_ETCD=$(ETCD) $(GOTEST) -tags '$(TAGS) e2e root' -count=1 -timeout 20m -v
 
 # libpam-systemd is named because debootstrap does not know who provides a logind.

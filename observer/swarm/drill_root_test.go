@@ -5,9 +5,11 @@ package swarm
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/eddy-backup/eddy/observer"
 )
@@ -51,13 +53,43 @@ func TestDrillWithAnEngine(t *testing.T) {
 			if string(after) != string(mounts) {
 				t.Errorf("mounts are left:\n%s", after)
 			}
-			pids, err := filepath.Glob("/proc/[0-9]*/environ")
-			must(t, err)
-			for _, file := range pids {
-				if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), task.Scratch) {
-					t.Errorf("a process is left: %s", file)
-				}
+			if left := of(t, "EDDY_DRILL_HOME="+task.Scratch); len(left) > 0 {
+				t.Errorf("processes are left: %v", left)
 			}
 		})
 	}
+}
+
+// of are the processes in whose environment a text is.
+func of(t *testing.T, text string) (pids []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	must(t, err)
+	for _, file := range files {
+		if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), text) {
+			pids = append(pids, filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return pids
+}
+
+// What a drill has started dies with an eddy that is killed.
+func TestDrillDiesWithAKilledEddy(t *testing.T) {
+	dir := t.TempDir()
+	eddy := exec.Command(os.Args[0], "-test.run", "TestDrillWithAnEngine/plain")
+	eddy.Env = append(os.Environ(), "TMPDIR="+dir)
+	must(t, eddy.Start())
+	started := "EDDY_DRILL_HOME=" + dir
+	await := func(what string, done func(n int) bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); !done(len(of(t, started))); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %v", what, of(t, started))
+			}
+		}
+	}
+	await("the engine and its containerd run", func(n int) bool { return n > 1 })
+	must(t, eddy.Process.Kill())
+	_ = eddy.Wait() // killed
+	await("all are gone", func(n int) bool { return n == 0 })
 }
