@@ -533,6 +533,18 @@ func (l *loader) checkSigning() {
 	}
 }
 
+// drillPlaces are the words of which a drill's command must have one, for the copy's
+// place. An engine of a Swarm is told it in options of its own.
+func drillPlaces(kind string) []string {
+	switch kind {
+	case "swarm":
+		return []string{""}
+	case "zookeeper":
+		return []string{"{home}", "{config}"}
+	}
+	return []string{"{home}"}
+}
+
 func (l *loader) checkDrill() {
 	d := l.c.Drill
 	for _, a := range []struct {
@@ -543,7 +555,7 @@ func (l *loader) checkDrill() {
 			l.argv(a.key, a.argv)
 		}
 	}
-	if len(d.Command) > 0 && !l.bad["drill.command"] && !strings.Contains(strings.Join(d.Command, " "), "{home}") {
+	if text := strings.Join(d.Command, " "); text != "" && !l.bad["drill.command"] && !slices.ContainsFunc(drillPlaces(l.c.Replica.Kind), func(p string) bool { return strings.Contains(text, p) }) {
 		l.problem("drill.command", "says nowhere {home}", `write where the copy's home belongs: [gaiad, start, --home, "{home}"]`)
 	}
 	if n := d.Blocks; !l.bad["drill.blocks"] && (n < 1 || n > maxDrillBlocks) {

@@ -524,3 +524,25 @@ func TestDocsHaveEveryKey(t *testing.T) {
 		}
 	}
 }
+
+// A drill's command says where the copy is, in the words of its kind.
+func TestDrillCommandsByKind(t *testing.T) {
+	for kind, c := range map[string]struct{ right, wrong string }{
+		"cometbft": {"[gaiad, --home, '{home}']", "[gaiad]"}, "consul": {"[consul, '{home}']", "[consul, '{config}']"},
+		"zookeeper": {"[java, '{config}']", "[java]"}, "swarm": {right: "[/usr/bin/dockerd]"},
+	} {
+		for argv, want := range map[string]bool{c.right: false, c.wrong: true} {
+			if argv == "" {
+				continue
+			}
+			file := filepath.Join(t.TempDir(), "eddy.yaml")
+			if err := os.WriteFile(file, []byte("cluster: x\nreplica: {kind: "+kind+"}\ndrill: {command: "+argv+"}\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Load(file, nil, Overrides{}, 0)
+			if got := err != nil && strings.Contains(err.Error(), "says nowhere"); got != want {
+				t.Errorf("%s of a %s: %v", argv, kind, err)
+			}
+		}
+	}
+}
