@@ -83,7 +83,7 @@ func parseMember(words []string) (m Member, err error) {
 var hostRule = regexp.MustCompile(`^[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?$`)
 
 func splitAddr(addr string) (host, port string, err error) {
-	if ip, err := netip.ParseAddr(addr); err == nil {
+	if ip, err := netip.ParseAddr(addr); err == nil && ip.Zone() == "" {
 		return ip.String(), "", nil
 	}
 	host = addr
@@ -95,7 +95,8 @@ func splitAddr(addr string) (host, port string, err error) {
 			return "", "", errors.New("the port is none")
 		}
 	}
-	if _, err := netip.ParseAddr(host); err != nil && !hostRule.MatchString(host) {
+	// A zone is of one machine's interfaces: others can do nothing with it.
+	if ip, err := netip.ParseAddr(host); err != nil && !hostRule.MatchString(host) || err == nil && ip.Zone() != "" {
 		return "", "", errors.New("the host is neither an address nor a name")
 	}
 	return host, port, nil

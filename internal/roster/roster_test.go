@@ -30,7 +30,7 @@ func TestParseInventory(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	for _, bad := range []string{"val-1", "val-1 a b c", "val-1 a Observer", "v/1 a", "v x@a:1", "v a:0", "v a:99999", "v :1", "v a,b", "v -a", "v a$"} {
+	for _, bad := range []string{"val-1", "val-1 a b c", "val-1 a Observer", "v/1 a", "v x@a:1", "v a:0", "v a:99999", "v :1", "v a,b", "v -a", "v a$", "v fe80::1%eth0", "v ::%,00"} {
 		if _, err := ParseInventory("ok 10.0.0.1\n" + bad + "\n"); !errors.Is(err, ErrInventory) || !strings.Contains(err.Error(), "line 2") || hint.Of(err) == "" {
 			t.Errorf("%q: %v", bad, err)
 		}
