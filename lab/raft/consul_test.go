@@ -63,13 +63,14 @@ func newConsuls(t *testing.T) *consuls {
 }
 
 // start starts a server; fresh ones have nothing.
+// start has patience of three: with one, a busy machine elects a new leader.
 func (c *consuls) start(i int) {
 	data := filepath.Join(c.dir, fmt.Sprint("data", i))
 	conf := map[string]any{
 		"server": true, "bootstrap_expect": 3, "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1", "data_dir": data, "node_name": fmt.Sprint("server-", i),
 		"ports":       map[string]int{"http": c.port[i][0], "server": c.port[i][1], "serf_lan": c.port[i][2], "serf_wan": c.port[i][3], "dns": -1, "grpc": -1, "grpc_tls": -1},
 		"retry_join":  []string{fmt.Sprintf("127.0.0.1:%d", c.port[0][2]), fmt.Sprintf("127.0.0.1:%d", c.port[1][2])},
-		"performance": map[string]int{"raft_multiplier": 1}, "connect": map[string]bool{"enabled": false}, "disable_update_check": true,
+		"performance": map[string]int{"raft_multiplier": 3}, "connect": map[string]bool{"enabled": false}, "disable_update_check": true,
 		"acl": map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]string{"initial_management": c.token, "agent": c.token}},
 	}
 	b, err := json.Marshal(conf)
