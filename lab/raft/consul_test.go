@@ -62,8 +62,8 @@ func newConsuls(t *testing.T) *consuls {
 	return c
 }
 
-// start starts a server; fresh ones have nothing.
-// start has patience of three: with one, a busy machine elects a new leader.
+// start starts a server; fresh ones have nothing. Its raft has patience: with a
+// multiplier of 1 a busy machine elects a new leader.
 func (c *consuls) start(i int) {
 	data := filepath.Join(c.dir, fmt.Sprint("data", i))
 	conf := map[string]any{
